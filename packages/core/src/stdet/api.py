@@ -1,0 +1,202 @@
+"""What the command line and other programs call. Knows the order of the stages; imports torch only when a stage runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stdet.errors import ConfigError
+from stdet.plugins.loader import PluginState, load_plugins
+
+if TYPE_CHECKING:
+    from stdet.config import Config
+    from stdet.interfaces.reporter import Reporter
+    from stdet.registry import Catalogue, Entry
+
+STAGES: dict[str, tuple[str, ...]] = {
+    "training": ("train", "export"),
+    "evaluation": ("evaluate",),
+    "export": ("export",),
+    "quantization": ("quantize",),
+    "prediction": ("predict",),
+    "benchmarking": ("bench",),
+    "chain_tqe": ("train", "export", "evaluate", "quantize", "evaluate"),
+    "chain_tqeb": ("train", "export", "evaluate", "quantize", "evaluate", "bench"),
+    "chain_eqe": ("evaluate", "quantize", "evaluate"),
+    "chain_eqeb": ("evaluate", "quantize", "evaluate", "bench"),
+    "chain_qb": ("quantize", "bench"),
+}
+"""What each operation mode runs, in order; the names are functions of `stdet.stages`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people; every cell is text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Attributes:
+    run_dir: the folder that holds everything the run wrote.
+    document: the same facts for programs, JSON-able.
+    tables: for people.
+    """
+
+    run_dir: Path
+    document: dict[str, Any]
+    tables: list[Table]
+
+
+@functools.cache
+def _plugins() -> tuple[Catalogue, list[PluginState]]:
+    return load_plugins()
+
+
+def plugins() -> list[PluginState]:
+    """Every plugin found, with its state and, where it isn't loaded, the reason."""
+    return _plugins()[1]
+
+
+def list_components(kind: str) -> list[Entry]:
+    """The registered `models`, `datasets`, `transforms`, `schedulers` or `targets`, by name."""
+    return _plugins()[0].entries(kind)
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), operation_mode: str | None = None) -> Config:
+    """Read and check a config file.
+
+    Args:
+        path: YAML file.
+        overrides: `key=value`, applied on top of the file.
+        operation_mode: replaces the file's.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    from stdet.config import load
+
+    return load(path, overrides, _plugins()[0], operation_mode=operation_mode)
+
+
+def config_document(config: Config) -> dict[str, Any]:
+    """A checked config with every default filled in, JSON-able."""
+    return config.document()
+
+
+def config_yaml(config: Config) -> str:
+    """The same as YAML; loading it gives the same config."""
+    from stdet.config import to_yaml
+
+    return to_yaml(config)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of the config dialect, with the keys of every installed component."""
+    from stdet.config import schema
+
+    return schema(_plugins()[0])
+
+
+def run(config: Config, reporter: Reporter) -> RunResult:
+    """Run the stages of `config.operation_mode` in a new folder.
+
+    Raises:
+        StdetError: a mistake of the user's; what earlier stages finished stays in the folder.
+    """
+    from stdet import stages
+    from stdet.build import Builder
+
+    folder = _new_folder(Path(config.hydra.run.dir))
+    with _log_file(folder / "stdet.log"):
+        (folder / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
+        for note in config.notes:
+            reporter.note(note)
+        state = stages.Run(Builder(config, _plugins()[0]), folder, reporter)
+        for name in STAGES[config.operation_mode]:
+            reporter.stage(name)
+            getattr(stages, name)(state)
+    return RunResult(folder, state.document(), [_summary(state.results)])
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Make `wanted`, or `wanted_1`, `wanted_2`, … : a run never writes into another one's folder."""
+    for suffix in ["", *(f"_{i}" for i in range(1, 1000))]:
+        folder = wanted.with_name(wanted.name + suffix)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot make the run folder {folder}: {error.strerror}", "set hydra.run.dir") from error
+        return folder
+    raise ConfigError(f"{wanted} and a thousand folders named after it exist", "set hydra.run.dir")
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("stdet")
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        handler.close()
+
+
+def _summary(results: dict[str, Any]) -> Table:
+    """One row a model form (float, int8) with what the stages found out about it."""
+    columns = ["model", "AP", "AP50", "size KiB", "weights KiB", "activations KiB", "MACC M", "latency ms"]
+    rows = []
+    for form, key, file in (("float", "evaluate_float", "export"), ("int8", "evaluate_int8", "quantize")):
+        report, produced = results.get(key), results.get(file)
+        path = Path(produced["path"]) if produced else None
+        benches = {b["backend"]: b for b in results.get("bench", []) if path and b["model"] == path.name}
+        if not (report or produced or benches):
+            continue
+        estimate, host = benches.get("estimate", {}), benches.get("host", {})
+        rows.append(
+            [
+                form,
+                _number(report and report["metrics"]["AP"], "{:.4f}"),
+                _number(report and report["metrics"]["AP50"], "{:.4f}"),
+                _number(path and path.stat().st_size / 1024, "{:.1f}"),
+                _number(_kib(estimate.get("weights_bytes")), "{:.1f}"),
+                _number(_kib(estimate.get("activations_bytes")), "{:.1f}"),
+                _number(estimate.get("macc") and estimate["macc"] / 1e6, "{:.2f}"),
+                _number(host.get("latency_ms"), "{:.2f} (host CPU, measured)"),
+            ]
+        )
+    used = [i for i in range(len(columns)) if i == 0 or any(row[i] != "–" for row in rows)]
+    return Table("result", [columns[i] for i in used], [[row[i] for i in used] for row in rows])
+
+
+def _kib(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes / 1024
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def demo(output: Path, reporter: Reporter) -> RunResult:
+    """Train a small detector on the synthetic set, evaluate, export, quantize, evaluate int8, bench; leave pictures."""
+    from stdet.config import load_text
+    from stdet.demo import DEMO_CONFIG
+
+    config = load_text(DEMO_CONFIG, "demo", [f"hydra.run.dir={json.dumps(str(output))}"], _plugins()[0])
+    return run(config, reporter)

@@ -1,0 +1,73 @@
+"""Files that stages hand to each other: written atomically, hashed, with a format version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stdet.errors import ArtifactError
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that replaces it when the block ends without an error.
+
+    Whatever happens inside, `target` is either the old file or the complete new one. Parent folders are made.
+
+    Raises:
+        ArtifactError: the file can't be written (disk full, no permission); the old file is untouched.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target}: {error.strerror or error}", "free space or choose another folder") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target}: {error.strerror or error}", "free space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Atomically create `target` with what `write(file)` writes."""
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        write(file)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Atomically create `target` with UTF-8 `text`."""
+    write_bytes(target, lambda file: file.write(text.encode()))
+
+
+def write_json(target: Path, document: dict[str, Any]) -> None:
+    """Atomically create `target` with `document`, indented, keys in the order given."""
+    write_text(target, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes.
+
+    Raises:
+        ArtifactError: the file is missing or unreadable.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error

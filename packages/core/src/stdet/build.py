@@ -1,0 +1,247 @@
+"""From config sections to objects. Nothing below this file sees a config; nothing here runs a stage."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stdet.config import Config, preprocess_of
+from stdet.data.loader import TrainLoader, multiscale_sizes
+from stdet.data.preprocess import normalize, prepare
+from stdet.engine.optimizers import make_optimizer
+from stdet.engine.trainer import TrainSettings
+from stdet.errors import ConfigError, DataError, ModelError
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.deploy import CalibrationData, DeployTarget
+from stdet.interfaces.detector import Detector
+from stdet.interfaces.scheduler import ScheduleLength, Scheduler
+from stdet.registry import Catalogue
+from stdet.structures import DetectorSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds the objects that a validated config describes, from the components of a catalogue."""
+
+    config: Config
+    catalogue: Catalogue
+
+    # --- data --------------------------------------------------------------------------------------------------------
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes that the config names, or None when the annotations shall tell.
+
+        Raises:
+            DataError: `classes_file_path` can't be read or is empty.
+        """
+        section = self.config.dataset
+        if section.class_names:
+            return tuple(section.class_names)
+        if not section.classes_file_path:
+            return None
+        try:
+            lines = Path(section.classes_file_path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read dataset.classes_file_path {section.classes_file_path}: {error}") from error
+        names = tuple(line.strip() for line in lines if line.strip())
+        if not names:
+            raise DataError(f"dataset.classes_file_path {section.classes_file_path} names no class")
+        return names
+
+    def dataset(self, split: str, class_names: tuple[str, ...] | None) -> DetectionDataset:
+        """The images and annotations of `train`, `val` or `test`."""
+        section = self.config.dataset
+        request = DatasetRequest(
+            split=split,
+            images_path=getattr(section, f"{split}_images_path"),
+            annotations_path=getattr(section, f"{split}_annotations_path"),
+            split_path=getattr(section, f"{split}_split"),
+            class_names=class_names,
+            on_bad_data=section.on_bad_data,
+            options=self.config.options.reader,
+        )
+        return self.catalogue.build("datasets", section.dataset_name, request)
+
+    def evaluation_split(self) -> str:
+        """`test` when the config has a test set, else `val`."""
+        section = self.config.dataset
+        if section.dataset_name == "synthetic" or section.test_images_path or section.test_annotations_path:
+            return "test"
+        return "val"
+
+    def image_folder(self, split: str, folder: Path) -> DetectionDataset:
+        """All images of a folder, without annotations."""
+        request = DatasetRequest(split=split, images_path=folder, on_bad_data=self.config.dataset.on_bad_data)
+        return self.catalogue.build("datasets", "folder", request)
+
+    # --- model -------------------------------------------------------------------------------------------------------
+
+    def spec(self, class_names: tuple[str, ...]) -> DetectorSpec:
+        """What the config says of the model, for these classes.
+
+        Raises:
+            ModelError: `model.num_classes` contradicts the classes, or no model is named.
+        """
+        section, family = self.config.model, self.config.family
+        if family is None or section.model_name is None:
+            raise ModelError("the config names no model", "set model.model_name; `stdet list models` shows the names")
+        if section.num_classes is not None and section.num_classes != len(class_names):
+            raise ModelError(
+                f"model.num_classes is {section.num_classes}, but there are {len(class_names)} classes: "
+                f"{', '.join(class_names[:10])}{' …' if len(class_names) > 10 else ''}",
+                "leave model.num_classes out, or name the classes to use in dataset.class_names",
+            )
+        return DetectorSpec(
+            model_name=section.model_name,
+            model_type=family.model_type,
+            class_names=class_names,
+            preprocess=preprocess_of(self.config),
+            box_coding=family.box_coding,
+            strides=family.strides,
+            options=self.config.options.model.model_dump(),
+        )
+
+    def detector(self, spec: DetectorSpec) -> Detector:
+        """A freshly initialised model for `spec`."""
+        detector = self.catalogue.build("models", spec.model_name, spec)
+        if not isinstance(detector, Detector):
+            raise ModelError(f"model `{spec.model_name}` built a {type(detector).__name__}, not a Detector")
+        return detector
+
+    def decoder(self, spec: DetectorSpec) -> Detector:
+        """A model without weights that can read the outputs of any model with this spec."""
+        with torch.device("meta"):
+            return self.detector(spec)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def device(self) -> str:
+        """The torch device that `training.device` asks for.
+
+        Raises:
+            ConfigError: CUDA is asked for and not there.
+        """
+        wanted = self.config.training.device
+        available = torch.cuda.is_available()
+        if wanted == "cuda" and not available:
+            raise ConfigError("training.device is cuda, but this machine has no usable CUDA device", "use device: auto")
+        return "cuda" if available and wanted != "cpu" else "cpu"
+
+    def train_loader(self, dataset: DetectionDataset, spec: DetectorSpec) -> TrainLoader:
+        """Batches of training samples made by the family's recipe."""
+        family, training = self.config.family, self.config.training
+        assert family is not None
+        augmentation = self.config.options.augmentation
+        return TrainLoader(
+            dataset,
+            self.catalogue.build("transforms", family.augmentation, augmentation),
+            spec.preprocess,
+            batch_size=training.batch_size,
+            seed=self.config.dataset.seed,
+            epochs=training.epochs,
+            no_aug_epochs=training.no_aug_epochs,
+            num_workers=self.config.dataset.num_workers,
+            sizes=multiscale_sizes(
+                spec.preprocess.size,
+                multiscale_range=getattr(augmentation, "multiscale_range", 0),
+                random_size=getattr(augmentation, "random_size", None),
+            ),
+        )
+
+    def optimizer(self, detector: Detector) -> torch.optim.Optimizer:
+        """The optimizer over the detector's parameter groups, with the options of its config block."""
+        optimizer = self.config.training.optimizer
+        groups = detector.parameter_groups(
+            optimizer.learning_rate, optimizer.weight_decay, self.config.options.training
+        )
+        return make_optimizer(optimizer.name, groups, optimizer.extras())
+
+    def scheduler(self, steps_per_epoch: int) -> Scheduler:
+        """The schedule for an epoch of `steps_per_epoch` optimizer steps."""
+        training = self.config.training
+        length = ScheduleLength(training.epochs, steps_per_epoch, training.no_aug_epochs)
+        return self.catalogue.build("schedulers", training.scheduler, length, self.config.options.scheduler)
+
+    def train_settings(self) -> TrainSettings:
+        """The loop's own settings."""
+        training = self.config.training
+        return TrainSettings(
+            epochs=training.epochs,
+            eval_interval=training.eval_interval,
+            print_interval=training.print_interval,
+            accumulate=training.accumulate,
+            no_aug_epochs=training.no_aug_epochs,
+            ema=training.ema,
+            channels_last=training.channels_last,
+            compile=training.compile,
+            save_history=training.save_history_ckpt,
+            device=self.device(),
+        )
+
+    # --- deployment --------------------------------------------------------------------------------------------------
+
+    def target(self) -> DeployTarget:
+        """The board of `benchmarking.board`, or the generic one."""
+        return self.catalogue.build("targets", self.config.benchmarking.board)
+
+    def calibration(self, spec: DetectorSpec) -> CalibrationData:
+        """A stream of the images to calibrate on: `quantization_path`, else the training images.
+
+        `quantization_split` takes that share of them, drawn with `dataset.seed`.
+
+        Raises:
+            DataError: no image is there to calibrate on.
+        """
+        section = self.config.dataset
+        folder = section.quantization_path
+        dataset = self.image_folder("quantization", folder) if folder else self.dataset("train", spec.class_names)
+        source = str(folder or section.train_images_path or section.dataset_name)
+        indices = np.arange(len(dataset))
+        if section.quantization_split is not None:
+            count = max(1, round(len(dataset) * section.quantization_split))
+            indices = np.sort(np.random.default_rng(section.seed).permutation(len(dataset))[:count])
+        if not len(indices):
+            raise DataError(f"{source} holds no image to calibrate on", "set dataset.quantization_path")
+        return calibration_stream(dataset, indices, spec, source)
+
+
+def calibration_stream(
+    dataset: DetectionDataset, indices: np.ndarray, spec: DetectorSpec, source: str
+) -> CalibrationData:
+    """Images `indices` of `dataset`, preprocessed as `spec` says, one at a time."""
+
+    def batches() -> Iterator[np.ndarray]:
+        for index in indices:
+            pixels, _ = prepare(dataset.read_image(int(index)), spec.preprocess)
+            yield normalize(pixels[None], spec.preprocess)
+
+    digest = hashlib.sha256()
+    for index in indices:
+        path = dataset.annotation(int(index)).path
+        digest.update(path.name.encode() if path else str(index).encode())
+        digest.update(path.read_bytes() if path else dataset.read_image(int(index)).tobytes())
+    return CalibrationData(batches, len(indices), digest.hexdigest(), source)
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Every setting of a config as dotted key to value, for trackers."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, item)
+        elif value is not None:
+            flat[prefix] = value
+
+    visit("", config.document())
+    return flat

@@ -1,0 +1,1 @@
+"""Pixels: reading, preprocessing, batching. No data-set format lives here."""

@@ -1,0 +1,308 @@
+"""Batches for training and evaluation. Workers keep no state: a training sample depends on (seed, epoch, position) only.
+
+So a run gives the same samples with any number of workers, and a resumed run gets the rest of an epoch exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stdet.data.preprocess import Geometry, prepare, to_tensor_layout
+from stdet.errors import DataError
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.detector import Targets
+from stdet.interfaces.transform import Transform, TransformContext
+from stdet.structures import Preprocess
+
+log = logging.getLogger(__name__)
+
+SIZE_PERIOD = 10
+"""Batches that share one multi-scale size, as in YOLOX."""
+
+T = TypeVar("T")
+
+Sizes = Callable[[np.random.Generator], tuple[int, int]]
+"""Draws the (height, width) of the next batches."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch.
+
+    Attributes:
+        images: uint8 (B, C, h, w), channels in the network's order.
+        targets: boxes in pixels of `images`.
+        indices: of the samples in the data set.
+    """
+
+    images: Tensor
+    targets: Targets
+    indices: list[int]
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """An evaluation batch.
+
+    Attributes:
+        images: uint8 (B, C, H, W), channels in the network's order.
+        indices: of the images in the data set.
+        geometries: image to input, one an image.
+        sizes: (height, width) of the original images, pixels.
+    """
+
+    images: Tensor
+    indices: list[int]
+    geometries: list[Geometry]
+    sizes: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """All that a worker needs to make one training sample."""
+
+    index: int
+    epoch: int
+    position: int
+    strong: bool
+    size: tuple[int, int]
+
+
+def multiscale_sizes(
+    size: tuple[int, int], *, multiscale_range: int = 0, random_size: tuple[int, int] | None = None
+) -> Sizes | None:
+    """The draw behind the config keys `multiscale_range` and `random_size`; None when neither asks for one.
+
+    Args:
+        size: (height, width) of the network's input, pixels.
+        multiscale_range: n draws from size - 32 n to size + 32 n in steps of 32.
+        random_size: (low, high) in units of 32 pixels, for the height; wins over `multiscale_range`.
+
+    The width follows so that the aspect ratio is kept, rounded to a multiple of 32.
+    """
+    height, width = size
+    if random_size is not None:
+        low, high = random_size
+    elif multiscale_range > 0:
+        low, high = max(1, height // 32 - multiscale_range), height // 32 + multiscale_range
+    else:
+        return None
+
+    def draw(rng: np.random.Generator) -> tuple[int, int]:
+        rows = int(rng.integers(low, high + 1))
+        return rows * 32, max(1, round(rows * width / height)) * 32
+
+    return draw
+
+
+class TrainLoader:
+    """Training batches, shuffled anew each epoch.
+
+    A last batch of a single image joins the one before it: BatchNorm can't train on one value a channel, which is what
+    a single image gives where the feature map is 1 x 1.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        recipe: Transform,
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        no_aug_epochs: int = 0,
+        num_workers: int = 0,
+        sizes: Sizes | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Args:
+        dataset: images and boxes.
+        recipe: makes a training sample of the network's input size.
+        preprocess: size and colour order of the network's input.
+        batch_size: images a batch, in this process.
+        seed: of the shuffling, the augmentation and the sizes.
+        epochs: in all; with `no_aug_epochs`, from which epoch on strong augmentation is off.
+        num_workers: processes that make samples; 0 makes them in this one.
+        sizes: draws another input size every `SIZE_PERIOD` batches, except in the last `no_aug_epochs`.
+        rank, world_size: this process's share of every epoch.
+
+        Raises:
+            DataError: the data set is empty.
+        """
+        if not len(dataset):
+            raise DataError("the training set holds no image", "check dataset.train_images_path and train_annotations_path")
+        self.seed = seed
+        self._samples = _TrainingSamples(dataset, recipe, preprocess, seed)
+        self._batch_size = batch_size
+        self._closed_from = epochs - no_aug_epochs
+        self._workers = num_workers
+        self._sizes = sizes
+        self._rank, self._world = rank, world_size
+        self._per_rank = -(-len(dataset) // world_size)
+
+    def __len__(self) -> int:
+        """Batches an epoch; the same in every process."""
+        full, rest = divmod(self._per_rank, self._batch_size)
+        return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` (from 0), beginning with batch `start_step`."""
+        keys = self._keys(epoch)[start_step:]
+        if not keys:
+            return
+        loader = DataLoader(
+            self._samples,
+            batch_sampler=keys,
+            num_workers=self._workers,
+            collate_fn=_collate,
+            worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # else every epoch would advance torch's global generator
+        )
+        yield from _raising(loader)
+
+    def _keys(self, epoch: int) -> list[list[_Key]]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self._samples.dataset))
+        order = np.resize(order, self._per_rank * self._world)  # wraps around so that every process gets as many
+        mine = [(position, int(order[position])) for position in range(self._rank, len(order), self._world)]
+        strong = epoch < self._closed_from
+        return [
+            [_Key(index, epoch, position, strong, size) for position, index in mine[first:last]]
+            for (first, last), size in zip(self._bounds(), self._batch_sizes(epoch, strong), strict=True)
+        ]
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        starts = [i * self._batch_size for i in range(len(self))]
+        return list(zip(starts, [*starts[1:], self._per_rank], strict=True))
+
+    def _batch_sizes(self, epoch: int, strong: bool) -> list[tuple[int, int]]:
+        if self._sizes is None or not strong:
+            return [self._samples.preprocess.size] * len(self)
+        rng = np.random.default_rng([self.seed, epoch, 1 << 32])
+        drawn = [self._sizes(rng) for _ in range(0, len(self), SIZE_PERIOD)]
+        return [drawn[i // SIZE_PERIOD] for i in range(len(self))]
+
+
+_TrainingSample = tuple[np.ndarray, np.ndarray, np.ndarray, int]
+_EvaluationSample = tuple[np.ndarray, int, Geometry, tuple[int, int]]
+
+
+class _TrainingSamples(Dataset[_TrainingSample | DataError]):
+    """Makes the sample of a key. An unusable file is handed over as a value: a worker's exception would reach the user
+    wrapped in the worker's traceback."""
+
+    def __init__(self, dataset: DetectionDataset, recipe: Transform, preprocess: Preprocess, seed: int) -> None:
+        self.dataset = dataset
+        self.preprocess = preprocess
+        self._recipe = recipe
+        self._seed = seed
+
+    def __getitem__(self, key: _Key) -> _TrainingSample | DataError:
+        rng = np.random.default_rng([self._seed, key.epoch, key.position])
+        preprocess = self.preprocess.with_size(*key.size)
+        context = TransformContext(
+            rng, lambda: self.dataset.sample(int(rng.integers(len(self.dataset)))), preprocess, key.strong
+        )
+        try:
+            sample = self._recipe(self.dataset.sample(key.index), context)
+        except DataError as error:
+            return error
+        return to_tensor_layout(sample.image, preprocess), sample.boxes, sample.labels, key.index
+
+
+def _raising(batches: Iterable[T | DataError]) -> Iterator[T]:
+    """The batches; the first error among them is raised here, in the caller's process."""
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _collate(made: list[_TrainingSample | DataError]) -> Batch | DataError:
+    samples = [sample for sample in made if not isinstance(sample, DataError)]
+    if len(samples) < len(made):
+        return next(sample for sample in made if isinstance(sample, DataError))
+    images = torch.from_numpy(np.stack([image for image, *_ in samples]))
+    most = max((len(labels) for _, _, labels, _ in samples), default=0)
+    boxes = torch.zeros(len(samples), most, 4)
+    labels = torch.full((len(samples), most), -1, dtype=torch.int64)
+    for row, (_, own_boxes, own_labels, _) in enumerate(samples):
+        boxes[row, : len(own_labels)] = torch.from_numpy(np.ascontiguousarray(own_boxes, np.float32)).reshape(-1, 4)
+        labels[row, : len(own_labels)] = torch.from_numpy(np.ascontiguousarray(own_labels, np.int64))
+    return Batch(images, Targets(boxes, labels), [index for *_, index in samples])
+
+
+class EvalLoader:
+    """Images in order, preprocessed, without augmentation."""
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        preprocess: Preprocess,
+        batch_size: int,
+        num_workers: int = 0,
+        indices: list[int] | None = None,
+    ) -> None:
+        """Args:
+        indices: the images to go through; all when None.
+        """
+        self._samples = _EvaluationSamples(dataset, preprocess)
+        self._indices = list(range(len(dataset))) if indices is None else indices
+        self._batch_size = batch_size
+        self._workers = num_workers
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // self._batch_size)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        starts = range(0, len(self._indices), self._batch_size)
+        yield from _raising(
+            DataLoader(
+                self._samples,
+                batch_sampler=[self._indices[i : i + self._batch_size] for i in starts],
+                num_workers=self._workers,
+                collate_fn=_collate_evaluation,
+                worker_init_fn=_quiet_worker,
+                generator=torch.Generator(),
+            )
+        )
+
+
+class _EvaluationSamples(Dataset[_EvaluationSample | DataError]):
+    """Reads and preprocesses the image of an index; errors as in `_TrainingSamples`."""
+
+    def __init__(self, dataset: DetectionDataset, preprocess: Preprocess) -> None:
+        self._dataset = dataset
+        self._preprocess = preprocess
+
+    def __getitem__(self, index: int) -> _EvaluationSample | DataError:
+        try:
+            image = self._dataset.read_image(index)
+        except DataError as error:
+            return error
+        pixels, geometry = prepare(image, self._preprocess)
+        return pixels, index, geometry, (image.shape[0], image.shape[1])
+
+
+def _collate_evaluation(made: list[_EvaluationSample | DataError]) -> EvalBatch | DataError:
+    samples = [sample for sample in made if not isinstance(sample, DataError)]
+    if len(samples) < len(made):
+        return next(sample for sample in made if isinstance(sample, DataError))
+    images, indices, geometries, sizes = (list(column) for column in zip(*samples, strict=True))
+    return EvalBatch(torch.from_numpy(np.stack(images)), indices, geometries, sizes)
+
+
+def _quiet_worker(worker: int, **_: Any) -> None:
+    """One thread a worker: the processors are already shared out among the workers and the trainer."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

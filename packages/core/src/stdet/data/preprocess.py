@@ -1,0 +1,138 @@
+"""The one preprocessing: training, evaluation, calibration and prediction all go through these functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import overload
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from stdet.structures import Preprocess
+
+CV2_INTERPOLATION = {
+    "nearest": cv2.INTER_NEAREST_EXACT,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+}
+KERNEL_RADIUS = {"lanczos3": 3.0, "lanczos5": 5.0, "gaussian": 1.5, "mitchellcubic": 2.0}
+"""Kernels that OpenCV hasn't, with their support in source pixels at scale 1."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a resized image's pixels came from: input = image * scale + offset, per axis, in pixels."""
+
+    scale_y: float
+    scale_x: float
+    offset_y: float = 0.0
+    offset_x: float = 0.0
+
+    def to_input(self, boxes: np.ndarray) -> np.ndarray:
+        """float32 (N, 4) xyxy, image pixels to network-input pixels."""
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        offset = np.array([self.offset_x, self.offset_y] * 2, np.float32)
+        return boxes.astype(np.float32) * scale + offset
+
+    def to_image(self, boxes: np.ndarray) -> np.ndarray:
+        """float32 (N, 4) xyxy, network-input pixels to image pixels."""
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        offset = np.array([self.offset_x, self.offset_y] * 2, np.float32)
+        return (boxes.astype(np.float32) - offset) / scale
+
+
+def resize(image: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, Geometry]:
+    """uint8 (H, W, C) to uint8 (height, width, C) of the network's input, and the map between the two.
+
+    `letterbox` truncates the scaled sizes to whole pixels and maps boxes by the one ratio r = min(H/h, W/w), as YOLOX
+    does and published weights expect. Shrinking does not smooth first, except with `area`, for the same reason.
+    """
+    (height, width), (out_h, out_w) = image.shape[:2], preprocess.size
+    if preprocess.resize_mode == "fit":
+        return resample(image, out_h, out_w, preprocess.interpolation), Geometry(out_h / height, out_w / width)
+    if preprocess.resize_mode == "letterbox":
+        ratio = min(out_h / height, out_w / width)
+        inner = resample(image, max(1, int(height * ratio)), max(1, int(width * ratio)), preprocess.interpolation)
+        canvas = np.full((out_h, out_w, image.shape[2]), preprocess.pad_value, np.uint8)
+        canvas[: inner.shape[0], : inner.shape[1]] = inner
+        return canvas, Geometry(ratio, ratio)
+    ratio = max(out_h / height, out_w / width)
+    inner_h, inner_w = max(out_h, round(height * ratio)), max(out_w, round(width * ratio))
+    top, left = (inner_h - out_h) // 2, (inner_w - out_w) // 2
+    inner = resample(image, inner_h, inner_w, preprocess.interpolation)
+    return inner[top : top + out_h, left : left + out_w], Geometry(inner_h / height, inner_w / width, -top, -left)
+
+
+def resample(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    """uint8 (H, W, C) to uint8 (height, width, C) with one of the eight kernels."""
+    if image.shape[:2] == (height, width):
+        return image
+    if interpolation in CV2_INTERPOLATION:
+        out = cv2.resize(image, (width, height), interpolation=CV2_INTERPOLATION[interpolation])
+        return out if out.ndim == 3 else out[..., None]
+    rows = _resample_matrix(image.shape[0], height, interpolation)
+    columns = _resample_matrix(image.shape[1], width, interpolation)
+    half = np.tensordot(rows, image.astype(np.float32), (1, 0))
+    full = np.moveaxis(np.tensordot(columns, half, (1, 1)), 0, 1)
+    return np.clip(np.rint(full), 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _resample_matrix(source: int, target: int, kernel: str) -> np.ndarray:
+    """float32 (target, source): weights of a separable filter, half-pixel centres, edges renormalised, no smoothing."""
+    centres = (np.arange(target) + 0.5) * source / target - 0.5
+    weights = _kernel(kernel, np.abs(centres[:, None] - np.arange(source)[None]))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _kernel(name: str, x: np.ndarray) -> np.ndarray:
+    """Kernel value at distance `x` >= 0 in source pixels (Mitchell & Netravali 1988; Lanczos; Gaussian of sigma 0.5)."""
+    radius = KERNEL_RADIUS[name]
+    if name == "gaussian":
+        value = np.exp(-(x**2) / (2 * 0.5**2))
+    elif name == "mitchellcubic":
+        near = (7 * x**3 - 12 * x**2 + 16 / 3) / 6
+        far = (-7 / 3 * x**3 + 12 * x**2 - 20 * x + 32 / 3) / 6
+        value = np.where(x < 1, near, far)
+    else:
+        value = np.sinc(x) * np.sinc(x / radius)
+    return np.where(x < radius, value, 0.0)
+
+
+def to_tensor_layout(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """uint8 (H, W, 3|4) RGB(A) to contiguous uint8 (C, H, W) in the network's channel order.
+
+    Grey is ITU-R BT.601 luma; a missing alpha channel is opaque.
+    """
+    if preprocess.color_mode == "bgr":
+        return np.ascontiguousarray(image[..., 2::-1].transpose(2, 0, 1))
+    if preprocess.color_mode == "grayscale":
+        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[None]
+    if preprocess.color_mode == "rgba" and image.shape[2] == 3:
+        image = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    return np.ascontiguousarray(image[..., : preprocess.channels].transpose(2, 0, 1))
+
+
+def prepare(image: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, Geometry]:
+    """uint8 (H, W, C) RGB(A) image to uint8 (C, height, width), and the map between the two frames."""
+    resized, geometry = resize(image, preprocess)
+    return to_tensor_layout(resized, preprocess), geometry
+
+
+@overload
+def normalize(images: Tensor, preprocess: Preprocess) -> Tensor: ...
+@overload
+def normalize(images: np.ndarray, preprocess: Preprocess) -> np.ndarray: ...
+def normalize(images: Tensor | np.ndarray, preprocess: Preprocess) -> Tensor | np.ndarray:
+    """uint8 (B, C, H, W) pixels to the float32 network input: ((x * scale + offset) - mean) / std per channel."""
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    factor = (preprocess.scale / std).astype(np.float32).reshape(-1, 1, 1)
+    shift = ((preprocess.offset - mean) / std).astype(np.float32).reshape(-1, 1, 1)
+    if isinstance(images, Tensor):
+        device = images.device
+        return images.float() * torch.from_numpy(factor).to(device) + torch.from_numpy(shift).to(device)
+    return images.astype(np.float32) * factor + shift

@@ -1,0 +1,96 @@
+"""Training checkpoints: everything that a run needs to go on as if it had never stopped, and nothing that runs code.
+
+A file is a dict that `torch.load(weights_only=True)` can read: tensors, numbers, strings, lists and dicts only. Its
+`model` entry holds the weights to use (the averaged ones when EMA is on), under the published key names, so the file
+also works wherever a published checkpoint does.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stdet.artifacts import write_bytes
+from stdet.errors import ArtifactError
+from stdet.structures import DetectorSpec
+
+FORMAT = "stdet.checkpoint/1"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` atomically.
+
+    Raises:
+        ArtifactError: the disk is full or the folder can't be written; an older file of that name survives.
+    """
+    try:
+        write_bytes(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    except RuntimeError as error:  # torch's zip writer turns a short write into a RuntimeError
+        raise ArtifactError(f"cannot write {path}: {error}", "free space or choose another folder") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours.
+
+    Raises:
+        ArtifactError: missing, damaged, not ours, or of a newer format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"no checkpoint at {path}", "check training.resume_training_from") from error
+    except Exception as error:  # torch raises many kinds for a damaged file, all of them the file's fault
+        raise ArtifactError(f"cannot read the checkpoint {path}: {error}", "use an older checkpoint of the run") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise ArtifactError(
+            f"{path} is not a training checkpoint of stdet ({found or 'no format entry'} instead of {FORMAT})",
+            "to start from published weights, set model.model_path instead of training.resume_training_from",
+        )
+    return dict(state)
+
+
+def spec_of(state: dict[str, Any]) -> DetectorSpec:
+    """The spec that a checkpoint was saved with."""
+    return DetectorSpec.from_dict(state["spec"])
+
+
+def generator_states() -> dict[str, Any]:
+    """The state of every global random generator, in types that weights-only loading accepts."""
+    version, keys, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    return {
+        "python": [version, list(keys), gauss],
+        "numpy": [
+            [int(key) for key in numpy_state["state"]["key"]],
+            int(numpy_state["state"]["pos"]),
+            int(numpy_state["has_gauss"]),
+            float(numpy_state["gauss"]),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    """Put every global random generator back to what `generator_states` saw."""
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    key, pos, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), pos, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def seed_everything(seed: int | None) -> None:
+    """Seed Python's, NumPy's and torch's global generators; None leaves them as they are."""
+    if seed is not None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)

@@ -1,0 +1,115 @@
+"""The contract of a deploy target: a board profile, the constraints on its models, and ways to measure them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+LatencyKind = Literal["measured", "vendor_estimate", "model", "none"]
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What a backend found out about a model. Every latency says what it is; None means not known, never zero.
+
+    Attributes:
+        model: file name; `sha256` of the file beside it.
+        backend: which backend; `tool` and `version` say what produced the numbers.
+        weights_bytes, activations_bytes, io_bytes: int8 memory, bytes.
+        parameters: number of weights and biases.
+        macc: multiply-accumulates of one inference.
+        latency_ms: median; p10 and p90 beside it where measured.
+        latency_kind: `measured`, `vendor_estimate`, `model` (ours, from a formula) or `none`.
+        device: what the latency holds for, such as `host CPU` or `STM32N6570-DK`.
+        threads: CPU threads used for a measured latency.
+        uncertainty_percent: by how much an estimate may be off, either way.
+        notes: remarks for people.
+        details: backend-specific values for scripts.
+    """
+
+    model: str
+    sha256: str
+    backend: str
+    tool: str
+    version: str
+    parameters: int | None = None
+    weights_bytes: int | None = None
+    activations_bytes: int | None = None
+    io_bytes: int | None = None
+    macc: int | None = None
+    latency_ms: float | None = None
+    latency_p10_ms: float | None = None
+    latency_p90_ms: float | None = None
+    latency_kind: LatencyKind = "none"
+    device: str = ""
+    threads: int | None = None
+    uncertainty_percent: float | None = None
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Progress(Protocol):
+    """Called as work goes on: units done, units in all (None when unknown)."""
+
+    def __call__(self, done: int, total: int | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Images to calibrate on, as a stream: never all in memory.
+
+    Attributes:
+        batches: returns a fresh iterator over float32 (1, C, H, W) arrays, preprocessed as the model's spec says.
+        count: number of images.
+        sha256: of the images' names and bytes, for the record.
+        source: folder or annotation file they came from; `random` when they are noise, unfit for accuracy.
+    """
+
+    batches: Callable[[], Iterator[np.ndarray]]
+    count: int
+    sha256: str
+    source: str
+
+
+class DeployTarget(ABC):
+    """A board or family of boards that int8 models are made for."""
+
+    name: str
+
+    @abstractmethod
+    def quantize(
+        self,
+        model: Path,
+        output: Path,
+        calibration: CalibrationData,
+        config: Any,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Write the int8 form of the float ONNX `model` to `output`, atomically.
+
+        Args:
+            config: the validated `quantization` section (`stdet.config.schema.Quantization`).
+
+        Returns:
+            A record of what was done (method, tool versions, calibration), also stored in the file's metadata.
+
+        Raises:
+            QuantizationError: the model can't be quantized as asked.
+        """
+
+    @abstractmethod
+    def backends(self) -> tuple[str, ...]:
+        """Names that `bench` accepts, the default first."""
+
+    @abstractmethod
+    def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
+        """Measure or estimate `model` (float or QDQ ONNX) with `backend`.
+
+        Raises:
+            StdetError: unknown backend, or one whose tool is missing.
+        """

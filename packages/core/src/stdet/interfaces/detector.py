@@ -1,0 +1,121 @@
+"""The contract of a detection model. Checked for every registered model by `stdet.testing.ModelContract`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stdet.interfaces.family import Options
+from stdet.structures import DetectorSpec
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The ground truth of a batch, padded to the image with most boxes.
+
+    Attributes:
+        boxes: float32 (B, M, 4), xyxy, pixels of the network's input. Padding rows are zero.
+        labels: int64 (B, M), 0-based class; padding rows are -1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """bool (B, M), False for padding."""
+        return self.labels >= 0
+
+    def to(self, device: torch.device | str) -> Targets:
+        return Targets(self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Decoded but unfiltered boxes of a batch; score thresholds and NMS come later and are the same for all models.
+
+    Attributes:
+        boxes: float32 (B, N, 4), xyxy, pixels of the network's input, not clipped.
+        scores: float32 (B, N, num_classes), 0..1, one column an object class (no background).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """A detection network. `forward` is one static tensor graph: the same in training, export and int8.
+
+    Subclasses take a `DetectorSpec` and keep it as `self.spec`. They decode nothing in `forward`, run no NMS and never
+    branch on `self.training`.
+    """
+
+    output_names: ClassVar[tuple[str, ...]]
+    """Names of the ONNX outputs, in the order of `export_outputs`."""
+
+    spec: DetectorSpec
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Raw outputs for `images`, float (B, C, H, W), preprocessed as `spec.preprocess` says.
+
+        H and W need not be the spec's: multi-scale training feeds other sizes.
+        """
+
+    @abstractmethod
+    def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; `total` is the one to differentiate, entries that are not losses have no grad.
+
+        Args:
+            raw: what `forward` returned.
+            targets: boxes in pixels of the images that were fed.
+            augmentation_closed: True in the last epochs, when mosaic and mixup are off (YOLOX adds an L1 term then).
+
+        Finite for batches without any box, on every device, also under autocast: box arithmetic is done in float32.
+        """
+
+    @abstractmethod
+    def export_outputs(self, raw: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The tensors of the ONNX contract, in the order of `output_names`, made from what `forward` returned."""
+
+    @abstractmethod
+    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
+        """Boxes and scores from exported outputs. Needs no weights: the same call serves torch, float and int8 ONNX.
+
+        Args:
+            outputs: float tensors as `export_outputs` returns them.
+            input_size: (height, width) that was fed; `spec.preprocess.size` when None.
+        """
+
+    def parameter_groups(
+        self, learning_rate: float, weight_decay: float, options: Options | None = None
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups, each with `params`, `lr` and `weight_decay`, every parameter once.
+
+        Default: one group, decay on everything.
+
+        Args:
+            options: the family's validated training options, such as separate rates for parts of the network.
+        """
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": params, "lr": learning_rate, "weight_decay": weight_decay}]
+
+    @abstractmethod
+    def class_dependent_keys(self) -> frozenset[str]:
+        """State-dict keys whose shape depends on the number of classes: the only ones that may be skipped on loading."""
+
+
+class ExportWrapper(nn.Module):
+    """`export_outputs(forward(x))` as a module, for exporters and parity checks."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.detector.export_outputs(self.detector(images))

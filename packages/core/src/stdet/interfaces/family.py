@@ -1,0 +1,59 @@
+"""What a group of models tells the config layer about itself, without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from stdet.structures import Preprocess
+
+
+class Options(BaseModel):
+    """Base of the option models that components add to a config section. Unknown keys are errors.
+
+    The fields of a subclass become legal keys of the section it is registered for; their descriptions are what
+    `stdet config schema` prints.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Facts that hold for a family of models.
+
+    Attributes:
+        model_type: value of `model.model_type`.
+        trainer_name: value that `training.trainer_name` may have.
+        preprocess: what published weights of the family expect; config keys override it one by one. Its size is the
+            default input size.
+        augmentation: registered transform that makes training samples, such as `yolox` or `ssd`.
+        scheduler: registered scheduler used when the config names none.
+        ema: whether weights are averaged when the config doesn't say.
+        size_multiple: input height and width must be multiples of this.
+        min_size: smallest input side, pixels.
+        model_options: extra keys of the `model` section.
+        training_options: extra keys of the `training` section.
+        optimizer_defaults: keyword arguments by optimizer name, used where the config is silent.
+        box_coding: output convention.
+        strides: output strides, finest first.
+        refused: config keys that people may expect here, with the reason why the family has none
+            (`{"model.width_mult": "..."}`).
+    """
+
+    model_type: str
+    trainer_name: str
+    preprocess: Preprocess
+    augmentation: str
+    scheduler: str
+    ema: bool
+    size_multiple: int
+    min_size: int
+    box_coding: str
+    strides: tuple[int, ...]
+    model_options: type[Options] = Options
+    training_options: type[Options] = Options
+    optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)

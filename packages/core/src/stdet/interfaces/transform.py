@@ -1,0 +1,41 @@
+"""The contract of a transform. Checked by `stdet.testing.TransformContract`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stdet.structures import Preprocess, Sample
+
+
+@dataclass(frozen=True)
+class TransformContext:
+    """What a transform may know beyond its sample.
+
+    Attributes:
+        rng: the only source of randomness, seeded from (seed, epoch, position), so that a sample is the same whatever
+            worker makes it.
+        draw: returns another random sample of the data set (not transformed, lazily decoded); for mosaic and mixup.
+        preprocess: size, resize mode, padding and colour of the network's input. Its size is that of this batch.
+        strong: False once the strong augmentation (mosaic, mixup) is closed.
+    """
+
+    rng: np.random.Generator
+    draw: Callable[[], Sample]
+    preprocess: Preprocess
+    strong: bool = True
+
+
+class Transform(ABC):
+    """Sample to sample, boxes kept in step with the pixels.
+
+    A *training recipe* is a transform whose result has the network's input size (`context.preprocess.size`). Colour
+    order and normalisation are applied afterwards, by `stdet.data`: transforms see and return uint8 RGB.
+    """
+
+    @abstractmethod
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        """The transformed sample; the argument is not modified."""

@@ -1,0 +1,180 @@
+"""Which names exist, and what builds them. The only file that imports mmengine, and only when something is built."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from stdet.errors import PluginError
+
+KINDS = ("models", "datasets", "transforms", "schedulers", "targets")
+
+PROVIDED_BY = {
+    "models": {
+        "stdet-models-ssd": (
+            "ssd_mobilenetv1_pt",
+            "ssdlite_mobilenetv1_pt",
+            "ssd_mobilenetv2_pt",
+            "ssdlite_mobilenetv2_pt",
+            "ssdlite_mobilenetv3small_pt",
+            "ssdlite_mobilenetv3large_pt",
+        ),
+        "stdet-models-yolod": ("st_yolodv2milli_actrelu_pt", "st_yolodv2tiny_actrelu_pt"),
+    },
+    "datasets": {"stdet-datasets": ("coco", "voc", "synthetic", "folder")},
+    "transforms": {"stdet-datasets": ("yolox", "ssd")},
+    "schedulers": {},
+    "targets": {"stdet-deploy-stm32": ("stm32", "stm32n6570-dk", "stm32h747i-disco")},
+}
+"""Names of our own packages, so that a missing one can be told from a misspelt one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered component; nothing of it is imported yet.
+
+    Attributes:
+        kind: one of `KINDS`.
+        name: what configs say.
+        target: `"module:attribute"` of what builds it.
+        summary: one line for people.
+        distribution, version: who brought it.
+        options: `"module:Class"` of its config keys, or None.
+        family: for models, `"module:NAME"` of the `ModelFamily`.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    distribution: str
+    version: str
+    options: str | None = None
+    family: str | None = None
+
+
+class Catalogue:
+    """All committed entries, by kind and name. A name claimed twice belongs to nobody; `distribution/name` is exact."""
+
+    def __init__(self, entries: Iterable[Entry], missing: dict[str, str] | None = None) -> None:
+        """Args:
+        entries: in any order.
+        missing: distribution to the reason why its plugin was set aside.
+        """
+        self._table: dict[str, dict[str, list[Entry]]] = {kind: defaultdict(list) for kind in KINDS}
+        for entry in entries:
+            self._table[entry.kind][entry.name].append(entry)
+        self._missing = missing or {}
+
+    def entries(self, kind: str) -> list[Entry]:
+        """Every entry of a kind, by name."""
+        return sorted((e for found in self._table[kind].values() for e in found), key=lambda e: (e.name, e.distribution))
+
+    def names(self, kind: str) -> list[str]:
+        """The names that a config may use for a kind."""
+        return sorted(name for name, found in self._table[kind].items() if len(found) == 1)
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """The entry that `name` or `distribution/name` stands for.
+
+        Raises:
+            PluginError: unknown (with close matches), not installed, set aside, or claimed twice.
+        """
+        distribution, _, short = name.rpartition("/")
+        found = [e for e in self._table[kind].get(short, []) if not distribution or e.distribution == distribution]
+        if len(found) == 1:
+            return found[0]
+        noun = kind.removesuffix("s")
+        if found:
+            owners = " and ".join(e.distribution for e in found)
+            raise PluginError(
+                f"{noun} `{name}` is claimed by {owners}, so it belongs to neither",
+                f"write `{found[0].distribution}/{name}` or uninstall one of them",
+            )
+        raise self._unknown(kind, noun, short)
+
+    def _unknown(self, kind: str, noun: str, name: str) -> PluginError:
+        for distribution, names in PROVIDED_BY[kind].items():
+            if name in names:
+                reason = self._missing.get(distribution)
+                if reason:
+                    return PluginError(f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}")
+                return PluginError(
+                    f"{noun} `{name}` is provided by {distribution}, which is not installed", f"pip install {distribution}"
+                )
+        known = sorted({*self._table[kind], *(n for names in PROVIDED_BY[kind].values() for n in names)})
+        close = difflib.get_close_matches(name, known, 3)
+        guess = f"; did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else ""
+        return PluginError(f"unknown {noun} `{name}`{guess}", f"`stdet list {kind}` shows what is installed")
+
+    def options(self, kind: str, name: str) -> Any:
+        """The `Options` class of a component's own config keys; the empty one when it has none."""
+        from stdet.interfaces.family import Options
+
+        entry = self.entry(kind, name)
+        return _resolve(entry, entry.options) if entry.options else Options
+
+    def family(self, model_name: str) -> Any:
+        """The `ModelFamily` of a model."""
+        entry = self.entry("models", model_name)
+        return _resolve(entry, entry.family or "")
+
+    def families(self) -> dict[str, Any]:
+        """Every installed family, by its `model_type`."""
+        found = {e.family: e for e in self.entries("models")}
+        return {family.model_type: family for family in (_resolve(e, e.family or "") for e in found.values())}
+
+    def build(self, kind: str, name: str, *args: Any) -> Any:
+        """Import what `name` stands for and call it with `args`.
+
+        Raises:
+            PluginError: as `entry`, or the target can't be imported.
+        """
+        entry = self.entry(kind, name)
+        registry = _fenced_registry(kind)
+        key = f"{entry.distribution}/{entry.name}"
+        if key not in registry:
+            registry.register_module(name=key, module=_resolve(entry, entry.target), force=True)
+        return registry.get(key)(*args)
+
+
+def _resolve(entry: Entry, target: str) -> Any:
+    """The object that a `"module:attribute"` string of a *plugin* names; never a string from a config."""
+    module, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever a plugin's module does wrong is reported as the plugin's fault
+        raise PluginError(
+            f"{entry.distribution} {entry.version} registers {entry.kind.removesuffix('s')} `{entry.name}` as "
+            f"`{target}`, which can't be imported: {type(error).__name__}: {error}",
+            f"update or reinstall {entry.distribution}",
+        ) from error
+    return found
+
+
+@functools.cache
+def _fenced_registry(kind: str) -> Any:
+    """The mmengine registry of a kind, fenced: mmengine's own imports any dotted path it is asked for, and follows
+    `_scope_` into other packages, so a config could run `os.system`. Ours answers from its own table or raises."""
+    from mmengine.registry import Registry
+
+    class FencedRegistry(Registry):
+        def get(self, key: str) -> Any:
+            if key not in self._module_dict:
+                raise PluginError(f"`{key}` is not a registered {kind.removesuffix('s')}", f"see `stdet list {kind}`")
+            return self._module_dict[key]
+
+        def build(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+            raise PluginError("components are built by name with checked arguments, never from a dict")
+
+        def import_from_location(self) -> None:
+            """Importing modules because a name was asked for is what the fence is against."""
+
+    return FencedRegistry(kind, scope="stdet", locations=[])

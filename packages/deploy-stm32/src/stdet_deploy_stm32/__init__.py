@@ -1,0 +1,1 @@
+"""STM32 deploy targets for stdet: int8 quantization, board profiles, estimates and host latency."""

@@ -1,0 +1,3 @@
+"""ST YOLOD v2 detectors for stdet."""
+
+__version__ = "0.1.0"

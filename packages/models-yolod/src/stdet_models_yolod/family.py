@@ -1,0 +1,47 @@
+"""Facts about the ST_YOLOD family for the config layer. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stdet.interfaces.family import ModelFamily, Options
+from stdet.structures import Preprocess
+
+
+class YolodModelOptions(Options):
+    """Keys that ST_YOLOD models add to the `model` section."""
+
+    act: Literal["silu", "relu", "lrelu", "hardswish"] = Field(
+        "silu",
+        description="activation of neck and head; the backbone is always ReLU. Published weights were trained with silu",
+    )
+
+
+ST_YOLOD = ModelFamily(
+    model_type="st_yolod",
+    trainer_name="yolod",
+    preprocess=Preprocess(640, 640, resize_mode="letterbox", pad_value=114, color_mode="bgr"),
+    augmentation="yolox",
+    scheduler="yoloxwarmcos",
+    ema=True,
+    size_multiple=32,
+    min_size=64,
+    box_coding="yolox",
+    strides=(8, 16, 32),
+    model_options=YolodModelOptions,
+    optimizer_defaults={
+        "SGD": {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True},
+        "Adam": {"learning_rate": 0.001, "weight_decay": 5e-4},
+        "AdamW": {"learning_rate": 0.001, "weight_decay": 0.05},
+    },
+    refused={
+        "model.width_mult": "an ST_YOLOD backbone has fixed channels; choose the milli or the tiny model",
+        "model.width": "each ST_YOLOD model has its own width; choose the milli or the tiny model",
+        "model.depth": "each ST_YOLOD model has its own depth; choose the milli or the tiny model",
+        "model.depthwise": "ST_YOLOD necks and heads are always depthwise",
+        "training.base_net_lr": "ST_YOLOD trains all layers with one learning rate",
+        "training.extra_layers_lr": "ST_YOLOD trains all layers with one learning rate",
+    },
+)
