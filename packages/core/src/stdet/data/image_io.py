@@ -46,6 +46,22 @@ def read_image(path: Path, keep_alpha: bool = False) -> np.ndarray:
             raise DataError(f"cannot decode {path}: {error}", "replace the file, or set dataset.on_bad_data: skip") from error
 
 
+def verify_image(path: Path) -> None:
+    """Check that an image is whole, without decoding a JPEG: it must open, and reach its end marker.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with _opened(path) as image:
+        if image.format == "JPEG":
+            _whole_jpeg(path, path.read_bytes())
+            return
+        try:
+            image.verify()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"cannot decode {path}: {error}", "replace the file") from error
+
+
 def _opened(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
@@ -64,10 +80,16 @@ def _opened(path: Path) -> Image.Image:
 def _decode_jpeg(path: Path) -> np.ndarray:
     """OpenCV decodes JPEG faster than Pillow, but fills what is missing with grey: the end marker tells."""
     data = path.read_bytes()
+    _whole_jpeg(path, data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None or b"\xff\xd9" not in data[-4096:]:
-        raise DataError(f"cannot decode {path}: the JPEG data is cut off", "replace the file, or set dataset.on_bad_data: skip")
+    if pixels is None:
+        raise DataError(f"cannot decode {path}", "replace the file, or set dataset.on_bad_data: skip")
     return pixels
+
+
+def _whole_jpeg(path: Path, data: bytes) -> None:
+    if b"\xff\xd9" not in data[-4096:]:
+        raise DataError(f"cannot decode {path}: the JPEG data is cut off", "replace the file, or set dataset.on_bad_data: skip")
 
 
 def _convert(image: Image.Image, keep_alpha: bool) -> np.ndarray:

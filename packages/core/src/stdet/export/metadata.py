@@ -1,0 +1,55 @@
+"""What an ONNX file of ours says about itself, in its metadata properties. Inert JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from stdet.errors import ArtifactError
+from stdet.structures import DetectorSpec
+
+FORMAT_KEY, SPEC_KEY, PROVENANCE_KEY = "stdet.format", "stdet.spec", "stdet.provenance"
+FORMAT = "1"
+
+
+def write_metadata(model: onnx.ModelProto, spec: DetectorSpec, provenance: dict[str, Any]) -> None:
+    """Set the properties in place."""
+    onnx.helper.set_model_props(
+        model,
+        {FORMAT_KEY: FORMAT, SPEC_KEY: json.dumps(spec.to_dict()), PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)},
+    )
+
+
+def read_spec(path: Path) -> DetectorSpec | None:
+    """The spec in a file's metadata; None for a file that isn't ours.
+
+    Raises:
+        ArtifactError: not an ONNX file, or metadata of another format or damaged.
+    """
+    found = _properties(path)
+    if SPEC_KEY not in found:
+        return None
+    if found.get(FORMAT_KEY) != FORMAT:
+        raise ArtifactError(f"{path} has metadata of format {found.get(FORMAT_KEY)}; this version reads {FORMAT}")
+    try:
+        return DetectorSpec.from_dict(json.loads(found[SPEC_KEY]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: the metadata {SPEC_KEY} is damaged: {error}") from error
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a file was made from; empty for a file that isn't ours."""
+    return dict(json.loads(_properties(path).get(PROVENANCE_KEY, "{}")))
+
+
+def _properties(path: Path) -> dict[str, str]:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"no model file at {path}", "check model.model_path") from error
+    except Exception as error:  # protobuf raises its own kinds for a file that isn't ONNX
+        raise ArtifactError(f"{path} is not a readable ONNX file: {error}") from error
+    return {p.key: p.value for p in model.metadata_props}

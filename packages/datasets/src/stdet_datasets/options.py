@@ -1,0 +1,46 @@
+"""Config keys that readers and recipes add to the `dataset` section. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from stdet.interfaces.family import Options
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class SyntheticOptions(Options):
+    """Keys of the `synthetic` reader."""
+
+    num_images: int = Field(320, gt=0, description="training images; validation and test have a quarter of that each")
+    image_size: int = Field(256, ge=64, le=2048, description="side of the square images, pixels")
+    max_objects: int = Field(6, ge=1, le=50, description="most objects in an image; some images have none")
+
+
+class YoloxAugmentation(Options):
+    """Keys of the `yolox` recipe."""
+
+    multiscale_range: int = Field(0, ge=0, description="train at input size +- 32 times this; 0 keeps the input size")
+    random_size: tuple[int, int] | None = Field(
+        None, description="train at sizes from low to high, in units of 32 px; wins over multiscale_range"
+    )
+    mosaic_prob: Probability = Field(1.0, description="probability of joining four images into one")
+    mosaic_scale: tuple[float, float] = Field((0.5, 1.5), description="scale range of the mosaic")
+    enable_mixup: bool = Field(False, description="blend a second image over a mosaic")
+    mixup_prob: Probability = Field(1.0, description="probability of mixup, when it is enabled")
+    mixup_scale: tuple[float, float] = Field((0.5, 1.5), description="scale range of the second image")
+    hsv_prob: Probability = Field(1.0, description="probability of changing hue, saturation and value")
+    flip_prob: Probability = Field(0.5, description="probability of mirroring left and right")
+    degrees: float = Field(10.0, ge=0, le=180, description="rotation is drawn from -degrees to degrees")
+    translate: float = Field(0.1, ge=0, le=1, description="shift is drawn from -translate to translate of the size")
+    shear: float = Field(2.0, ge=0, lt=90, description="shear angles are drawn from -shear to shear, degrees")
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name in ("mosaic_scale", "mixup_scale", "random_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value[0] <= value[1]:
+                raise ValueError(f"{name} must be (low, high) with 0 < low <= high, not {value}")
+        return self
