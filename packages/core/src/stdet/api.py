@@ -17,7 +17,7 @@ from stdet.plugins.loader import PluginState, load_plugins
 if TYPE_CHECKING:
     from stdet.config import Config
     from stdet.interfaces.reporter import Reporter
-    from stdet.registry import Catalogue, Entry
+    from stdet.registry import Catalogue, Listing
 
 STAGES: dict[str, tuple[str, ...]] = {
     "training": ("train", "export"),
@@ -67,9 +67,9 @@ def plugins() -> list[PluginState]:
     return _plugins()[1]
 
 
-def list_components(kind: str) -> list[Entry]:
-    """The registered `models`, `datasets`, `transforms`, `schedulers` or `targets`, by name."""
-    return _plugins()[0].entries(kind)
+def list_components(kind: str) -> list[Listing]:
+    """The `models`, `datasets`, `transforms`, `schedulers` or `targets`, by name, with their state."""
+    return _plugins()[0].listing(kind)
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), operation_mode: str | None = None) -> Config:

@@ -117,6 +117,21 @@ class Builder:
             raise ModelError(f"model `{spec.model_name}` built a {type(detector).__name__}, not a Detector")
         return detector
 
+    def foreign_spec(self, class_names: tuple[str, ...], size: tuple[int, int] | None) -> DetectorSpec:
+        """The spec of somebody else's ONNX: the family's conventions, the graph's own input size when it has one."""
+        family = self.config.family
+        assert family is not None
+        names = (e.name for e in self.catalogue.entries("models") if self.catalogue.family(e.name) is family)
+        preprocess = preprocess_of(self.config)
+        return DetectorSpec(
+            model_name=self.config.model.model_name or next(names),
+            model_type=family.model_type,
+            class_names=class_names,
+            preprocess=preprocess.with_size(*size) if size else preprocess,
+            box_coding=family.box_coding,
+            strides=family.strides,
+        )
+
     def decoder(self, spec: DetectorSpec) -> Detector:
         """A model without weights that can read the outputs of any model with this spec."""
         with torch.device("meta"):

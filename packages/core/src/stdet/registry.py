@@ -58,14 +58,34 @@ class Entry:
     family: str | None = None
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A line of `stdet list`: a registered component, or one of our own that isn't there.
+
+    Attributes:
+        state: `available`, `claimed twice`, `set aside` or `not installed`; the reason beside it.
+    """
+
+    name: str
+    summary: str
+    distribution: str
+    version: str
+    state: str
+    reason: str
+
+
 class Catalogue:
     """All committed entries, by kind and name. A name claimed twice belongs to nobody; `distribution/name` is exact."""
 
-    def __init__(self, entries: Iterable[Entry], missing: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, entries: Iterable[Entry], missing: dict[str, str] | None = None, installed: Iterable[str] = ()
+    ) -> None:
         """Args:
         entries: in any order.
         missing: distribution to the reason why its plugin was set aside.
+        installed: distributions that have a plugin.
         """
+        self._installed = frozenset(installed)
         self._table: dict[str, dict[str, list[Entry]]] = {kind: defaultdict(list) for kind in KINDS}
         for entry in entries:
             self._table[entry.kind][entry.name].append(entry)
@@ -74,6 +94,22 @@ class Catalogue:
     def entries(self, kind: str) -> list[Entry]:
         """Every entry of a kind, by name."""
         return sorted((e for found in self._table[kind].values() for e in found), key=lambda e: (e.name, e.distribution))
+
+    def listing(self, kind: str) -> list[Listing]:
+        """Every name of a kind, those that can't be used included, by name."""
+        lines = []
+        for e in self.entries(kind):
+            rivals = [r.distribution for r in self._table[kind][e.name] if r.distribution != e.distribution]
+            state = "claimed twice" if rivals else "available"
+            reason = f"{', '.join(rivals)} claims it too; write {e.distribution}/{e.name}" if rivals else ""
+            lines.append(Listing(e.name, e.summary, e.distribution, e.version, state, reason))
+        for distribution, names in PROVIDED_BY[kind].items():
+            if distribution in self._installed and distribution not in self._missing:
+                continue
+            aside = self._missing.get(distribution)
+            state, reason = ("set aside", aside) if aside else ("not installed", f"pip install {distribution}")
+            lines += [Listing(n, "", distribution, "", state, reason) for n in names if n not in self._table[kind]]
+        return sorted(lines, key=lambda line: (line.name, line.distribution))
 
     def names(self, kind: str) -> list[str]:
         """The names that a config may use for a kind."""
@@ -104,9 +140,12 @@ class Catalogue:
                 reason = self._missing.get(distribution)
                 if reason:
                     return PluginError(f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}")
-                return PluginError(
-                    f"{noun} `{name}` is provided by {distribution}, which is not installed", f"pip install {distribution}"
-                )
+                if distribution not in self._installed:
+                    return PluginError(
+                        f"{noun} `{name}` is provided by {distribution}, which is not installed",
+                        f"pip install {distribution}",
+                    )
+                return PluginError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
         known = sorted({*self._table[kind], *(n for names in PROVIDED_BY[kind].values() for n in names)})
         close = difflib.get_close_matches(name, known, 3)
         guess = f"; did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else ""
@@ -138,7 +177,7 @@ class Catalogue:
         entry = self.entry(kind, name)
         registry = _fenced_registry(kind)
         key = f"{entry.distribution}/{entry.name}"
-        if key not in registry:
+        if key not in registry.module_dict:
             registry.register_module(name=key, module=_resolve(entry, entry.target), force=True)
         return registry.get(key)(*args)
 

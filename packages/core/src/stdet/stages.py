@@ -18,7 +18,7 @@ from stdet.engine.checkpoint import read_checkpoint, seed_everything, spec_of
 from stdet.engine.trainer import Trainer
 from stdet.errors import ArtifactError, ConfigError, DataError, ModelError
 from stdet.evaluation import coco
-from stdet.evaluation.plots import draw_detections, plot_history
+from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, save_image
 from stdet.evaluation.postprocess import detect
 from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
 from stdet.export.metadata import read_spec
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 PICTURE_THRESHOLD = 0.25
 """Score from which predictions are drawn when the config gives no confidence_thresh: the evaluation's 0.001 would bury
 every picture in boxes."""
+PICTURES = 12
+"""Images of the evaluation set that are drawn."""
 
 
 @dataclass
@@ -129,8 +131,14 @@ def train(run: Run) -> None:
 
 def _start_weights(run: Run, detector: Detector) -> None:
     """Fine-tuning: load `model.model_path`; the heads of another class count keep their fresh start."""
-    path = run.builder.config.model.model_path
-    if path and not run.builder.config.training.resume_training_from:
+    config = run.builder.config
+    path = config.model.model_path
+    if config.model.pretrained and path is None:
+        raise ModelError(
+            f"model.pretrained: this version has no published weights of {config.model.model_name} to load",
+            "put the published file on disk and name it in model.model_path, or set pretrained: False",
+        )
+    if path and not config.training.resume_training_from:
         report = load_weights(detector, Path(path))
         run.reporter.note(report.summary())
 
@@ -235,14 +243,30 @@ def evaluate(run: Run) -> None:
     predictor, spec = _predictor(run, source)
     split = run.builder.evaluation_split()
     dataset = run.builder.dataset(split, spec.class_names)
-    report = _evaluate(run, predictor, spec, dataset, split)
+    report = _evaluate(run, predictor, spec, dataset, split, source)
     name = "evaluate_int8" if source is not None and _is_quantized(source) else "evaluate_float"
     report.save(run.folder / "reports" / f"{name}.json")
-    run.record(name, report.to_dict())
+    picture = run.folder / "pictures" / f"{name}.jpg"
+    _picture(run, predictor, spec, dataset, picture)
+    run.record(name, report.to_dict() | {"split": split, "picture": str(picture)})
+
+
+def _picture(
+    run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path
+) -> None:
+    """The first images of the set with detections in colour and ground truth in white."""
+    sheet = []
+    for index in range(min(PICTURES, len(dataset))):
+        image = dataset.read_image(index)
+        found = detect(
+            predictor, image, spec.preprocess, PICTURE_THRESHOLD, run.builder.config.postprocessing.NMS_thresh
+        )
+        sheet.append(draw_detections(image, found, spec.class_names, dataset.annotation(index).boxes))
+    save_image(path, contact_sheet(sheet))
 
 
 def _evaluate(
-    run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, label: str
+    run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, label: str, source: Path | None = None
 ) -> coco.EvaluationReport:
     config = run.builder.config
     return coco.evaluate(
@@ -256,6 +280,7 @@ def _evaluate(
         batch_size=config.training.batch_size,
         num_workers=config.dataset.num_workers,
         progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
+        model={"file": source.name, "sha256": sha256_file(source)} if source else None,
     )
 
 
@@ -347,7 +372,7 @@ def predict(run: Run) -> None:
         )
         name = dataset.annotation(index).path
         picture = run.folder / "predictions" / f"{name.stem if name else index}_predict.jpg"
-        draw_detections(image, found, spec.class_names, picture)
+        save_image(picture, draw_detections(image, found, spec.class_names))
         entries.append(
             {
                 "image": str(name),

@@ -30,6 +30,7 @@ ST_YOLOD = ModelFamily(
     min_size=64,
     box_coding="yolox",
     strides=(8, 16, 32),
+    no_aug_epochs=15,
     model_options=YolodModelOptions,
     optimizer_defaults={
         "SGD": {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True},

@@ -31,6 +31,7 @@ class ModelFamily:
             default input size.
         augmentation: registered transform that makes training samples, such as `yolox` or `ssd`.
         scheduler: registered scheduler used when the config names none.
+        no_aug_epochs: last epochs without strong augmentation when the config doesn't say.
         ema: whether weights are averaged when the config doesn't say.
         size_multiple: input height and width must be multiples of this.
         min_size: smallest input side, pixels.
@@ -53,6 +54,7 @@ class ModelFamily:
     min_size: int
     box_coding: str
     strides: tuple[int, ...]
+    no_aug_epochs: int = 0
     model_options: type[Options] = Options
     training_options: type[Options] = Options
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -62,7 +62,7 @@ def load_plugins(found: Iterable[EntryPoint] | None = None) -> tuple[Catalogue, 
         states.append(state)
         entries += staged
     missing = {s.distribution: s.reason for s in states if s.state != "loaded"}
-    return Catalogue(entries, missing), states
+    return Catalogue(entries, missing, (s.distribution for s in states)), states
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:

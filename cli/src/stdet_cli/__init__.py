@@ -1,0 +1,3 @@
+"""The stdet command."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,148 @@
+"""The `stdet` command: parses, calls one function of `stdet.api`, renders. Imports torch only when a stage runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stdet_cli.session import session
+
+app = typer.Typer(
+    name="stdet",
+    help="Train, evaluate, quantize and bench object detectors for STM32.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Check, show and explain config files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="values on top of it, such as training.epochs=3")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout and nothing else there")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show log messages on stderr")]
+
+
+def _run(config: Path, overrides: list[str] | None, mode: str | None, as_json: bool, verbose: bool) -> None:
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        ui.result(api.run(api.load_config(config, overrides or (), mode), ui.reporter))
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Do what operation_mode in CONFIG says."""
+    _run(config, overrides, None, as_json, verbose)
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Train a model and export its best weights to ONNX."""
+    _run(config, overrides, "training", as_json, verbose)
+
+
+@app.command()
+def evaluate(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Score a checkpoint or an ONNX file, float or int8, by COCO's rules."""
+    _run(config, overrides, "evaluation", as_json, verbose)
+
+
+@app.command()
+def export(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Write the ONNX file of a checkpoint."""
+    _run(config, overrides, "export", as_json, verbose)
+
+
+@app.command()
+def quantize(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Write the int8 form of a checkpoint or an ONNX file."""
+    _run(config, overrides, "quantization", as_json, verbose)
+
+
+@app.command()
+def predict(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Draw detections on the images of dataset.prediction_path."""
+    _run(config, overrides, "prediction", as_json, verbose)
+
+
+@app.command()
+def bench(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Measure latency on this host and estimate memory and work on the board."""
+    _run(config, overrides, "benchmarking", as_json, verbose)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo_output"),
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train on generated images, quantize, evaluate and bench: the whole chain in minutes, without any data."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        ui.result(api.demo(output, ui.reporter))
+
+
+@app.command("list")
+def list_components(
+    kind: Annotated[Literal["models", "datasets", "transforms", "schedulers", "targets"], typer.Argument()],
+    as_json: Json = False,
+) -> None:
+    """List the components of a kind: models, datasets, transforms, schedulers or targets."""
+    with session(as_json) as ui:
+        from stdet import api
+
+        ui.records(api.list_components(kind), ["name", "summary", "distribution", "version", "state", "reason"])
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """List the plugins found, and why one isn't loaded."""
+    with session(as_json) as ui:
+        from stdet import api
+
+        ui.records(api.plugins(), ["name", "distribution", "version", "state", "reason"])
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Report every mistake of a config."""
+    with session(as_json) as ui:
+        from stdet import api
+
+        ui.checked(config, api.load_config(config, overrides or ()))
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print a config with every default filled in."""
+    with session(as_json) as ui:
+        from stdet import api
+
+        checked = api.load_config(config, overrides or ())
+        ui.text(api.config_yaml(checked), api.config_document(checked))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of all keys, those of the installed components included."""
+    with session(as_json=True) as ui:
+        from stdet import api
+
+        ui.document(api.config_schema())
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

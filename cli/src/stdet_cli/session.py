@@ -1,0 +1,136 @@
+"""One invocation: what goes to stdout and stderr, and the exit code.
+
+0 success, 2 a mistake of the user's, 1 a bug, 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stdet.errors import Interrupted, StdetError
+
+if TYPE_CHECKING:
+    from stdet.api import RunResult, Table
+    from stdet.config import Config
+    from stdet.interfaces.reporter import Reporter
+
+
+class Session:
+    """Renders results: tables for people, or one JSON document for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._reporter: Reporter | None = None
+
+    @property
+    def reporter(self) -> Reporter:
+        """Shows progress on stderr."""
+        if self._reporter is None:
+            from stdet_cli.reporters import make_reporter
+
+            self._reporter = make_reporter(quiet=self._as_json)
+        return self._reporter
+
+    def close(self) -> None:
+        """End the progress display, so that what follows stands below it."""
+        if self._reporter is not None:
+            self._reporter.stage("")
+
+    def document(self, document: object) -> None:
+        """Print JSON on stdout."""
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def text(self, text: str, document: object) -> None:
+        """`text` for people, `document` for programs."""
+        if self._as_json:
+            self.document(document)
+        else:
+            sys.stdout.write(text)
+
+    def result(self, result: RunResult) -> None:
+        """The outcome of a run."""
+        self.close()
+        if self._as_json:
+            self.document(result.document)
+            return
+        for table in result.tables:
+            self.table(table.title, table.columns, table.rows)
+        sys.stdout.write(f"everything is in {result.run_dir}\n")
+
+    def records(self, items: Sequence[Any], columns: list[str]) -> None:
+        """Dataclass instances as rows; a column that no row fills is left out."""
+        if self._as_json:
+            self.document([dataclasses.asdict(item) for item in items])
+            return
+        rows = [[str(getattr(item, column, "")) for column in columns] for item in items]
+        used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+        self.table("", [columns[i] for i in used], [[row[i] for i in used] for row in rows])
+
+    def checked(self, path: Path, config: Config) -> None:
+        """A config without mistakes."""
+        if self._as_json:
+            self.document({"file": str(path), "valid": True, "notes": list(config.notes)})
+            return
+        for note in config.notes:
+            sys.stdout.write(f"note: {note}\n")
+        sys.stdout.write(f"{path}: no mistakes\n")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout: drawn on a terminal, tab-separated elsewhere."""
+        if not sys.stdout.isatty():
+            for row in (columns, *rows):
+                sys.stdout.write("\t".join(row) + "\n")
+            return
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        drawn = RichTable(title=title or None)
+        for column in columns:
+            drawn.add_column(column)
+        for row in rows:
+            drawn.add_row(*row)
+        Console().print(drawn, markup=False)
+
+    def error(self, error: StdetError) -> None:
+        """A mistake of the user's."""
+        self.close()
+        if self._as_json:
+            problems = [dataclasses.asdict(p) for p in getattr(error, "problems", ())]
+            self.document({"error": {"message": error.message, "hint": error.hint, "problems": problems}})
+        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+
+
+@contextmanager
+def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
+    """Run one command; ends the process with the right code when it fails."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
+    ui = Session(as_json)
+    try:
+        yield ui
+    except Interrupted as stopped:
+        ui.error(stopped)
+        sys.exit(130)
+    except StdetError as mistake:
+        ui.error(mistake)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        ui.close()
+        sys.stderr.write("stopped; a training goes on from its latest_ckpt.pth with training.resume_training_from=auto\n")
+        sys.exit(130)
+    except Exception:
+        ui.close()
+        traceback.print_exc()
+        sys.stderr.write("this is a bug in stdet: please report it with the traceback above and the config\n")
+        if as_json:
+            ui.document({"error": {"message": traceback.format_exc(limit=1), "hint": "a bug", "problems": []}})
+        sys.exit(1)

@@ -1,0 +1,17 @@
+"""Config files: YAML in, a checked `Config` out, with every mistake reported at once."""
+
+from stdet.config.load import Catalogue, Config, Contributed, load, load_text, preprocess_of, schema, to_yaml
+from stdet.config.problems import ConfigProblems, Problem
+
+__all__ = [
+    "Catalogue",
+    "Config",
+    "ConfigProblems",
+    "Contributed",
+    "Problem",
+    "load",
+    "load_text",
+    "preprocess_of",
+    "schema",
+    "to_yaml",
+]

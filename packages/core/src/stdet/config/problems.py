@@ -1,0 +1,52 @@
+"""What is wrong in a config file, and where."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stdet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake.
+
+    Attributes:
+        place: `file:line`, or `command line`.
+        key: dotted config key.
+        message: what is wrong, with what was found.
+        allowed: what would be right, if it can be listed.
+        nearest: the name that was probably meant.
+    """
+
+    place: str
+    key: str
+    message: str
+    allowed: str = ""
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.place}: {self.key}: {self.message}" if self.key else f"{self.place}: {self.message}"
+        if self.nearest:
+            text += f"; did you mean `{self.nearest}`?"
+        return f"{text}; allowed: {self.allowed}" if self.allowed else text
+
+
+class ConfigProblems(ConfigError):
+    """All mistakes of a config at once."""
+
+    def __init__(self, name: str, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = f"{count} mistake{'s' if count != 1 else ''} in {name}"
+        super().__init__(
+            "\n".join([head, *(f"  {p}" for p in self.problems)]), "`stdet config schema` lists every key with its meaning"
+        )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The most similar of `names`, or an empty string when none is similar."""
+    close = difflib.get_close_matches(name, list(names), 1, cutoff=0.6)
+    return close[0] if close else ""

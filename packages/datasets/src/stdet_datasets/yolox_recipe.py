@@ -1,0 +1,162 @@
+"""YOLOX's training recipe (arXiv 2107.08430): mosaic, affine, mixup, HSV, flip, letterbox; every key honoured."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from stdet.data.preprocess import resize
+from stdet.interfaces.transform import Transform, TransformContext
+from stdet.structures import Sample
+from stdet_datasets.geometry import (
+    clip_boxes,
+    flip_boxes,
+    out_of_view,
+    paste,
+    random_affine,
+    shift,
+    warp_boxes,
+)
+from stdet_datasets.options import YoloxAugmentation
+
+HSV_GAINS = (5.0, 30.0, 30.0)
+"""Largest change of hue (of 180), saturation and value (of 255)."""
+MIXUP_FLIP_PROB = 0.5
+
+
+class YoloxRecipe(Transform):
+    """While strong augmentation is on: mosaic (or the image alone), affine, mixup. Always: HSV and flip.
+
+    Differences to the reference, on purpose: the affine turns about the centre of the mosaic, not about its corner, so
+    the output shows the middle where the four tiles meet; `shear` and `degrees` follow the config; images without boxes
+    stay, as background.
+    """
+
+    def __init__(self, options: YoloxAugmentation | None = None) -> None:
+        self._options = options or YoloxAugmentation()
+
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        if context.strong:
+            sample = self._strong(sample, context)
+        else:
+            sample = _fit(sample, context)
+        image, boxes = sample.image, sample.boxes
+        if context.rng.random() < self._options.hsv_prob:
+            image = change_hsv(image, context.rng)
+        if context.rng.random() < self._options.flip_prob:
+            image, boxes = np.ascontiguousarray(image[:, ::-1]), flip_boxes(boxes, image.shape[1])
+        return Sample(image, boxes, sample.labels)
+
+    def _strong(self, sample: Sample, context: TransformContext) -> Sample:
+        options, rng = self._options, context.rng
+        if rng.random() < options.mosaic_prob:
+            made = self._mosaic(sample, context)
+            if options.enable_mixup and len(made.labels) and rng.random() < options.mixup_prob:
+                made = self._mixup(made, context)
+            return made
+        return self._affine_alone(sample, context)
+
+    def _affine(self, context: TransformContext) -> np.ndarray:
+        o = self._options
+        return random_affine(
+            context.rng,
+            degrees=o.degrees,
+            scale=o.mosaic_scale,
+            shear=o.shear,
+            translate=o.translate,
+            size=context.preprocess.size,
+        )
+
+    def _affine_alone(self, sample: Sample, context: TransformContext) -> Sample:
+        """One image, fitted, then turned about the centre of the input without the mosaic's scaling."""
+        height, width = context.preprocess.size
+        o = self._options
+        turn = random_affine(
+            context.rng, degrees=o.degrees, scale=(1.0, 1.0), shear=o.shear, translate=o.translate, size=(height, width)
+        )
+        ratio = min(height / sample.height, width / sample.width)
+        matrix = shift(width / 2, height / 2) @ turn @ shift(-width / 2, -height / 2) @ np.diag([ratio, ratio, 1.0])
+        canvas = _canvas(context)
+        paste(sample.image, canvas, matrix)
+        return Sample(canvas, *clip_boxes(warp_boxes(sample.boxes, matrix), sample.labels, (height, width)))
+
+    def _mosaic(self, sample: Sample, context: TransformContext) -> Sample:
+        """Four images meet at a random point of a canvas twice the input; the affine shows a part of it.
+
+        The affine is drawn first and each tile warped once, straight into the output; a tile out of view is never
+        decoded.
+        """
+        height, width = context.preprocess.size
+        rng = context.rng
+        meet_x, meet_y = rng.uniform(0.5, 1.5) * width, rng.uniform(0.5, 1.5) * height
+        view = shift(width / 2, height / 2) @ self._affine(context) @ shift(-width, -height)
+        tiles = [sample, context.draw(), context.draw(), context.draw()]
+        canvas = _canvas(context)
+        boxes, labels = [], []
+        for place, tile in enumerate(tiles):
+            right, below = place % 2, place // 2
+            ratio = min(height / tile.height, width / tile.width)
+            tile_h, tile_w = tile.height * ratio, tile.width * ratio
+            left, top = meet_x - (0 if right else tile_w), meet_y - (0 if below else tile_h)
+            whole = view @ shift(left, top) @ np.diag([ratio, ratio, 1.0])
+            # A tile ends where the canvas of twice the input does.
+            x1, x2 = max(0.0, -left) / ratio, min(tile_w, 2 * width - left) / ratio
+            y1, y2 = max(0.0, -top) / ratio, min(tile_h, 2 * height - top) / ratio
+            region = np.array([x1, y1, x2, y2])
+            if x2 - x1 < 1 or y2 - y1 < 1 or out_of_view((y2 - y1, x2 - x1), whole @ shift(x1, y1), (height, width)):
+                continue
+            paste(tile.image, canvas, whole, region)
+            cut = np.clip(tile.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2]).astype(np.float32)
+            seen = (cut[:, 2:] - cut[:, :2]).min(1, initial=np.inf) > 0
+            boxes.append(warp_boxes(cut[seen], whole))
+            labels.append(tile.labels[seen])
+        if not boxes:
+            return Sample(canvas, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+        return Sample(canvas, *clip_boxes(np.concatenate(boxes), np.concatenate(labels), (height, width)))
+
+    def _mixup(self, sample: Sample, context: TransformContext) -> Sample:
+        """Half this image, half another one, which is scaled, perhaps mirrored, and cut out at a random place."""
+        height, width = context.preprocess.size
+        rng = context.rng
+        other = context.draw()
+        if not len(other.labels):
+            return sample
+        ratio = min(height / other.height, width / other.width) * rng.uniform(*self._options.mixup_scale)
+        scaled_h, scaled_w = other.height * ratio, other.width * ratio
+        room_x, room_y = scaled_w - width, scaled_h - height
+        left, top = -rng.uniform(0, max(room_x, 0)), -rng.uniform(0, max(room_y, 0))
+        matrix = shift(left, top) @ np.diag([ratio, ratio, 1.0])
+        if rng.random() < MIXUP_FLIP_PROB:
+            matrix = matrix @ shift(other.width, 0) @ np.diag([-1.0, 1.0, 1.0])
+        canvas = _canvas(context)
+        paste(other.image, canvas, matrix)
+        boxes, labels = clip_boxes(warp_boxes(other.boxes, matrix), other.labels, (height, width))
+        image = cv2.addWeighted(sample.image, 0.5, canvas, 0.5, 0)
+        return Sample(image, np.concatenate([sample.boxes, boxes]), np.concatenate([sample.labels, labels]))
+
+
+def _canvas(context: TransformContext) -> np.ndarray:
+    return np.full((*context.preprocess.size, 3), context.preprocess.pad_value, np.uint8)
+
+
+def _fit(sample: Sample, context: TransformContext) -> Sample:
+    """The image as evaluation sees it."""
+    image, geometry = resize(sample.image[..., :3], context.preprocess)
+    boxes, labels = clip_boxes(geometry.to_input(sample.boxes), sample.labels, context.preprocess.size)
+    return Sample(image, boxes, labels)
+
+
+def change_hsv(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (H, W, 3) RGB with hue, saturation and value shifted by random amounts, each left alone half of the time.
+
+    Each channel goes through a table of 256 entries, which is what makes it fast. Hue wraps around.
+    """
+    amounts = (rng.uniform(-1, 1, 3) * HSV_GAINS * rng.integers(0, 2, 3)).astype(np.int16)
+    if not amounts.any():
+        return image
+    levels = np.arange(256, dtype=np.int16)
+    table = np.stack(
+        [(levels + amounts[0]) % 180, np.clip(levels + amounts[1], 0, 255), np.clip(levels + amounts[2], 0, 255)], -1
+    ).astype(np.uint8)
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table[None])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -1,0 +1,86 @@
+"""Runs the float model over the calibration images and watches its activations, one image at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from stdet.errors import QuantizationError
+from stdet.interfaces.deploy import CalibrationData, Progress
+
+from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize.ranges import Observer
+from stdet_deploy_stm32.quantize.surgery import graph_inputs
+
+
+def float_activations(model: ModelProto) -> list[ValueInfoProto]:
+    """Float tensors that depend on the input, the input included; needs inferred shapes."""
+    values = {v.name: v for v in (*graph_inputs(model), *model.graph.value_info, *model.graph.output)}
+    names = [v.name for v in graph_inputs(model)] + [name for node in model.graph.node for name in node.output]
+    return [values[n] for n in names if n in values and values[n].type.tensor_type.elem_type == TensorProto.FLOAT]
+
+
+def images(model: ModelProto, data: CalibrationData) -> Iterator[np.ndarray]:
+    """The calibration images, each checked against the model's input.
+
+    Raises:
+        QuantizationError: an image of another shape or type, values that aren't finite, or no image at all.
+    """
+    (value,) = graph_inputs(model)
+    shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    count = 0
+    for index, image in enumerate(data.batches()):
+        if image.shape != shape or image.dtype != np.float32:
+            raise QuantizationError(
+                f"calibration image {index} of {data.source} is {image.dtype} {image.shape}; the model's input "
+                f"`{value.name}` is float32 {shape}",
+                "preprocess the images with the model's own size and colour order",
+            )
+        if not np.isfinite(image).all():
+            raise QuantizationError(f"calibration image {index} of {data.source} holds values that are not finite")
+        count += 1
+        yield image
+    if not count:
+        raise QuantizationError(
+            f"no calibration images in {data.source}", "set dataset.quantization_path to a folder with images"
+        )
+
+
+def tensor_ranges(
+    model: ModelProto, data: CalibrationData, method: Callable[[], Observer], progress: Progress | None = None
+) -> dict[str, tuple[float, float]]:
+    """(low, high) of each float activation of `model`, as `method` sees them over all images.
+
+    Holds one image's activations and the observers, however many images there are.
+
+    Raises:
+        QuantizationError: unusable images (see `images`), or an activation that isn't finite.
+    """
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    activations = float_activations(model)
+    input_name = graph_inputs(model)[0].name
+    names = [value.name for value in activations if value.name != input_name]
+    del watched.graph.output[:]
+    watched.graph.output.extend(value for value in activations if value.name != input_name)
+    session = new_session(watched.SerializeToString(), os.cpu_count() or 1, optimize=False)
+    observers = {name: method() for name in (input_name, *names)}
+    for index, image in enumerate(images(model, data)):
+        values = session.run(names, {input_name: image})
+        for name, value in zip((input_name, *names), (image, *values), strict=True):
+            _observe(observers[name], name, value)
+        del values, value
+        if progress is not None:
+            progress(index + 1, data.count)
+    return {name: observer.range() for name, observer in observers.items()}
+
+
+def _observe(observer: Observer, name: str, values: np.ndarray) -> None:
+    if not np.isfinite(values.min()) or not np.isfinite(values.max()):
+        raise QuantizationError(
+            f"activation `{name}` isn't finite on a calibration image", "the float model itself is broken; check it first"
+        )
+    observer.update(values)

@@ -1,0 +1,193 @@
+"""The `quantization` section of the config as one checked value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnxruntime.quantization import QuantType
+
+from stdet.errors import QuantizationError
+
+from stdet_deploy_stm32.quantize.ranges import METHODS
+
+TYPES = {
+    "Int4": QuantType.QInt4, "UInt4": QuantType.QUInt4, "Int8": QuantType.QInt8, "UInt8": QuantType.QUInt8,
+    "Int16": QuantType.QInt16, "UInt16": QuantType.QUInt16,
+}  # fmt: skip
+IO_TYPES = ("int8", "uint8", "float")
+_OPSET_OF_4_AND_16_BITS = 21
+
+
+@dataclass(frozen=True)
+class Override:
+    """What one tensor gets instead of the general settings.
+
+    Attributes:
+        tensor: name.
+        quant_type: key of `TYPES`, or None for the general type.
+        scale, zero_point: one value a channel, or one for the tensor; both or none.
+        axis: channel axis of a per-channel weight; None quantizes per tensor.
+    """
+
+    tensor: str
+    quant_type: str | None
+    scale: tuple[float, ...] | None
+    zero_point: tuple[int, ...] | None
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantize; each attribute is a config key of the same meaning."""
+
+    method: str
+    per_channel: bool
+    target_opset: int
+    input_type: str
+    output_type: str
+    weight_type: str
+    activation_type: str
+    op_types: tuple[str, ...]
+    nodes: tuple[str, ...]
+    exclude: tuple[str, ...]
+    weight_symmetric: bool
+    activation_symmetric: bool
+    average_ranges: bool
+    quantize_bias: bool
+    smooth_alpha: float | None
+    smooth_folding: bool
+    weight_overrides: tuple[Override, ...]
+    activation_overrides: tuple[Override, ...]
+
+
+def read_options(config: Any) -> Recipe:
+    """The recipe that a `quantization` section asks for.
+
+    Args:
+        config: object whose attributes are the section's keys, nested sections included.
+
+    Raises:
+        QuantizationError: a value that isn't possible, or a combination that has no meaning.
+    """
+    params, extra = config.onnx_quant_parameters, config.onnx_extra_options
+    choose("quantizer", config.quantizer, ("onnx_quantizer",))
+    choose("quantization_type", config.quantization_type, ("PTQ",))
+    choose("operating_mode", config.operating_mode, ("default",))
+    recipe = Recipe(
+        method=choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, METHODS),
+        per_channel=choose("granularity", config.granularity, ("per_channel", "per_tensor")) == "per_channel",
+        target_opset=config.target_opset,
+        input_type=choose("quantization_input_type", config.quantization_input_type, IO_TYPES),
+        output_type=choose("quantization_output_type", config.quantization_output_type, IO_TYPES),
+        weight_type=choose("onnx_quant_parameters.weightType", params.weightType, TYPES),
+        activation_type=choose("onnx_quant_parameters.activType", params.activType, TYPES),
+        op_types=tuple(params.op_types_to_quantize or ()),
+        nodes=tuple(params.nodes_to_quantize or ()),
+        exclude=tuple(params.nodes_to_exclude or ()),
+        weight_symmetric=extra.WeightSymmetric,
+        activation_symmetric=extra.ActivationSymmetric,
+        average_ranges=extra.CalibMovingAverage,
+        quantize_bias=extra.QuantizeBias,
+        smooth_alpha=extra.SmoothQuantAlpha if extra.SmoothQuant else None,
+        smooth_folding=extra.SmoothQuantFolding,
+        weight_overrides=_overrides("weights_tensor_override", extra.weights_tensor_override),
+        activation_overrides=_overrides("activations_tensor_override", extra.activations_tensor_override),
+    )
+    _check_combinations(recipe)
+    return recipe
+
+
+def choose(key: str, value: str, allowed: Collection[str]) -> str:
+    """The member of `allowed` that `value` names, whatever its case.
+
+    Raises:
+        QuantizationError: it names none.
+    """
+    for name in allowed:
+        if str(value).lower() == name.lower():
+            return name
+    raise QuantizationError(f"quantization.{key} is {value!r}", f"allowed: {', '.join(allowed)}")
+
+
+def check_names(key: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names that the graph doesn't have.
+
+    Raises:
+        QuantizationError: names the key, the unknown name and the nearest ones.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or sorted(known)[:3]
+            raise QuantizationError(
+                f"quantization.{key}: the model has no `{name}`", f"nearest: {', '.join(f'`{n}`' for n in near)}"
+            )
+
+
+def _check_combinations(recipe: Recipe) -> None:
+    if recipe.per_channel and not recipe.weight_symmetric:
+        raise QuantizationError(
+            "quantization.onnx_extra_options.WeightSymmetric False has no meaning with granularity per_channel: "
+            "per-channel weights are always symmetric",
+            "set granularity: per_tensor or leave WeightSymmetric out",
+        )
+    if recipe.average_ranges and recipe.method != "MinMax":
+        raise QuantizationError(
+            f"quantization.onnx_extra_options.CalibMovingAverage has no meaning with calibrate_method {recipe.method}",
+            "use calibrate_method: MinMax",
+        )
+    if recipe.activation_type.startswith("Int") and recipe.weight_type.startswith("UInt"):
+        raise QuantizationError(
+            f"weightType {recipe.weight_type} can't be combined with activType {recipe.activation_type}",
+            "use a signed weightType",
+        )
+    if "4" in recipe.activation_type:
+        raise QuantizationError(
+            f"activType {recipe.activation_type}: 4 bits are for weights only", "use Int8 or Int16 for activations"
+        )
+    overrides = (*recipe.weight_overrides, *recipe.activation_overrides)
+    types = (recipe.weight_type, recipe.activation_type, *(o.quant_type for o in overrides if o.quant_type))
+    wide = [name for name in types if not name.endswith("8")]
+    if wide and recipe.target_opset < _OPSET_OF_4_AND_16_BITS:
+        raise QuantizationError(
+            f"{wide[0]} needs opset {_OPSET_OF_4_AND_16_BITS}; quantization.target_opset is {recipe.target_opset}",
+            f"set target_opset: {_OPSET_OF_4_AND_16_BITS}",
+        )
+
+
+def _overrides(key: str, entries: Iterable[Any] | None) -> tuple[Override, ...]:
+    overrides = tuple(_override(key, entry) for entry in entries or ())
+    names = [o.tensor for o in overrides]
+    for name in names:
+        if names.count(name) > 1:
+            raise QuantizationError(f"quantization.onnx_extra_options.{key} names `{name}` twice")
+    return overrides
+
+
+def _override(key: str, entry: Any) -> Override:
+    """Reads `[name, {quant_type, scale, zero_point, axis}]`."""
+    where = f"quantization.onnx_extra_options.{key}"
+    allowed = {"quant_type", "scale", "zero_point", "axis"}
+    if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[0], str):
+        raise QuantizationError(f"{where}: {entry!r} isn't [name, {{settings}}]")
+    name, settings = entry[0], dict(entry[1])
+    if unknown := settings.keys() - allowed:
+        raise QuantizationError(f"{where}: `{name}` has {sorted(unknown)}", f"allowed: {', '.join(sorted(allowed))}")
+    if ("scale" in settings) != ("zero_point" in settings):
+        raise QuantizationError(f"{where}: `{name}` needs scale and zero_point, or neither")
+    if not settings.keys() & {"quant_type", "scale", "axis"}:
+        raise QuantizationError(f"{where}: `{name}` changes nothing", f"give one of {', '.join(sorted(allowed))}")
+    quant_type = settings.get("quant_type")
+    scale = None if "scale" not in settings else tuple(float(v) for v in np.atleast_1d(settings["scale"]))
+    zero_point = None if scale is None else tuple(int(v) for v in np.atleast_1d(settings["zero_point"]))
+    axis = settings.get("axis")
+    if scale is not None and zero_point is not None and len(scale) != len(zero_point):
+        raise QuantizationError(f"{where}: `{name}` has {len(scale)} scales and {len(zero_point)} zero points")
+    if scale is not None and len(scale) > 1 and axis is None:
+        raise QuantizationError(f"{where}: `{name}` has {len(scale)} scales but no axis")
+    return Override(
+        name, None if quant_type is None else choose(f"{key}.quant_type", quant_type, TYPES), scale, zero_point, axis
+    )

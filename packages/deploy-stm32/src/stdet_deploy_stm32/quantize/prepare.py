@@ -1,0 +1,105 @@
+"""From anybody's float ONNX to the static, folded graph that quantization starts from."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, helper, version_converter
+from onnxruntime.quantization import quant_pre_process
+
+from stdet.errors import QuantizationError
+
+from stdet_deploy_stm32.graph import dynamic_dimensions, fix_batch, load_model
+from stdet_deploy_stm32.quantize.surgery import graph_inputs, is_quantized, opset
+
+log = logging.getLogger(__name__)
+
+
+def prepare(path: Path, target_opset: int) -> ModelProto:
+    """The float graph of `path`: batch 1, static shapes, `target_opset`, constants folded and batch norm merged.
+
+    Raises:
+        ArtifactError: not a readable ONNX file.
+        QuantizationError: already quantized, more than one input, shapes that can't be fixed, or an operator set that
+            can't be brought to `target_opset`.
+    """
+    model = load_model(path)
+    if is_quantized(model):
+        raise QuantizationError(
+            f"{path.name} is already quantized", "give the float model; benchmarking takes the quantized file as it is"
+        )
+    _one_input(model, path)
+    fix_batch(model)
+    model = _raise_opset(model, path, target_opset)
+    _name_nodes(model)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    model = _fold(model, path)
+    _check_static(model, path)
+    del model.metadata_props[:]
+    helper.set_model_props(model, metadata)
+    return model
+
+
+def _one_input(model: ModelProto, path: Path) -> None:
+    inputs = graph_inputs(model)
+    if len(inputs) != 1:
+        raise QuantizationError(f"{path.name} has {len(inputs)} inputs; one image tensor is supported")
+    if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise QuantizationError(f"input `{inputs[0].name}` of {path.name} isn't float32", "give the float model")
+    names = {v.name for v in inputs}
+    del model.graph.input[:]
+    model.graph.input.extend(v for v in inputs if v.name in names)
+
+
+def _raise_opset(model: ModelProto, path: Path, target: int) -> ModelProto:
+    present = opset(model)
+    if target < present:
+        raise QuantizationError(
+            f"quantization.target_opset is {target}, but {path.name} has opset {present}, which can't be lowered",
+            f"set target_opset to {present} or more, or export the model with opset {target}",
+        )
+    if target > present:
+        try:
+            model = version_converter.convert_version(model, target)
+        except Exception as error:  # onnx's C++ converter raises bare RuntimeError and its own classes
+            raise QuantizationError(
+                f"{path.name} can't be brought from opset {present} to {target}: {error}",
+                f"export the model with opset {target}",
+            ) from error
+    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    return model
+
+
+def _name_nodes(model: ModelProto) -> None:
+    taken = {node.name for node in model.graph.node}
+    for index, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = f"{node.op_type}_{index}"
+            while node.name in taken:
+                node.name += "_"
+
+
+def _fold(model: ModelProto, path: Path) -> ModelProto:
+    """onnxruntime's own preparation: constant folding, batch-norm fusion, shape inference."""
+    with tempfile.TemporaryDirectory() as folder:
+        folded = Path(folder) / "folded.onnx"
+        try:
+            quant_pre_process(model, folded, skip_symbolic_shape=True)
+        except Exception as error:  # whatever onnxruntime or protobuf raise, the model is what they refuse
+            raise QuantizationError(f"onnxruntime can't optimise {path.name}: {error}") from error
+        return onnx.load(folded)
+
+
+def _check_static(model: ModelProto, path: Path) -> None:
+    dynamic = dynamic_dimensions(model)
+    if dynamic:
+        raise QuantizationError(
+            f"{path.name} has dynamic shapes that can't be fixed: {', '.join(dynamic)}",
+            "export the model with a fixed input size; only the batch dimension may be dynamic",
+        )
+    batch = graph_inputs(model)[0].type.tensor_type.shape.dim[0].dim_value
+    if batch != 1:
+        raise QuantizationError(f"{path.name} has batch size {batch}; the device runs batch 1", "export with batch 1")
