@@ -43,7 +43,9 @@ def interleave(
     return {name: Timing(values) for name, values in seconds.items()}
 
 
-def report(title: str, timings: Mapping[str, Timing], baseline: str, unit: str = "ms", per: int = 1) -> dict[str, object]:
+def report(
+    title: str, timings: Mapping[str, Timing], baseline: str, unit: str = "ms", per: int = 1
+) -> dict[str, object]:
     """Print a table and return it: median, range, and the median of the paired speed-ups over `baseline`.
 
     Args:
@@ -61,7 +63,12 @@ def report(title: str, timings: Mapping[str, Timing], baseline: str, unit: str =
             f"  {name:42s} {statistics.median(values):9.2f} {unit:3s} [{min(values):.2f}-{max(values):.2f}]"
             f"   x{ratio:.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
         )
-        rows[name] = {"median": statistics.median(values), "unit": unit, "speed_up": ratio, "range": [min(ratios), max(ratios)]}
+        rows[name] = {
+            "median": statistics.median(values),
+            "unit": unit,
+            "speed_up": ratio,
+            "range": [min(ratios), max(ratios)],
+        }
     return {"title": title, "baseline": baseline, "rounds": len(base), "variants": rows}
 
 

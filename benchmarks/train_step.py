@@ -17,11 +17,16 @@ from stdet.structures import DetectorSpec
 BATCH, BOXES = 16, 12
 
 
-def make_step(name: str, size: int, channels_last: bool, fp16: bool):  # noqa: ANN201
+def make_step(name: str, size: int, channels_last: bool, fp16: bool):
     catalogue, _ = load_plugins()
     family = catalogue.family(name)
     spec = DetectorSpec(
-        name, family.model_type, ("a", "b", "c"), family.preprocess.with_size(size, size), family.box_coding, family.strides
+        name,
+        family.model_type,
+        ("a", "b", "c"),
+        family.preprocess.with_size(size, size),
+        family.box_coding,
+        family.strides,
     )
     torch.manual_seed(0)
     detector: Detector = catalogue.build("models", name, spec)

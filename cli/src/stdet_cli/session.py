@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from stdet.errors import Interrupted, StdetError
 
 if TYPE_CHECKING:
-    from stdet.api import RunResult, Table
+    from stdet.api import RunResult
     from stdet.config import Config
     from stdet.interfaces.reporter import Reporter
 
@@ -125,7 +125,9 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
         sys.exit(2)
     except KeyboardInterrupt:
         ui.close()
-        sys.stderr.write("stopped; a training goes on from its latest_ckpt.pth with training.resume_training_from=auto\n")
+        sys.stderr.write(
+            "stopped; a training goes on from its latest_ckpt.pth with training.resume_training_from=auto\n"
+        )
         sys.exit(130)
     except Exception:
         ui.close()

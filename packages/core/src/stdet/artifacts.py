@@ -28,7 +28,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
     except OSError as error:
-        raise ArtifactError(f"cannot write {target}: {error.strerror or error}", "free space or choose another folder") from error
+        raise ArtifactError(
+            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -39,7 +41,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise ArtifactError(f"cannot write {target}: {error.strerror or error}", "free space or choose another folder") from error
+        raise ArtifactError(
+            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -18,7 +18,10 @@ def stdet_register_schedulers(register: Register) -> None:
         options=f"{options}:YoloxWarmCosOptions",
     )
     register(
-        "cosine", "stdet.engine.schedules:Cosine", "cosine to zero over t_max epochs", options=f"{options}:CosineOptions"
+        "cosine",
+        "stdet.engine.schedules:Cosine",
+        "cosine to zero over t_max epochs",
+        options=f"{options}:CosineOptions",
     )
     register(
         "multi-step",

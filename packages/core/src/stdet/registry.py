@@ -93,7 +93,9 @@ class Catalogue:
 
     def entries(self, kind: str) -> list[Entry]:
         """Every entry of a kind, by name."""
-        return sorted((e for found in self._table[kind].values() for e in found), key=lambda e: (e.name, e.distribution))
+        return sorted(
+            (e for found in self._table[kind].values() for e in found), key=lambda e: (e.name, e.distribution)
+        )
 
     def listing(self, kind: str) -> list[Listing]:
         """Every name of a kind, those that can't be used included, by name."""
@@ -139,13 +141,17 @@ class Catalogue:
             if name in names:
                 reason = self._missing.get(distribution)
                 if reason:
-                    return PluginError(f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}")
+                    return PluginError(
+                        f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}"
+                    )
                 if distribution not in self._installed:
                     return PluginError(
                         f"{noun} `{name}` is provided by {distribution}, which is not installed",
                         f"pip install {distribution}",
                     )
-                return PluginError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
+                return PluginError(
+                    f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}"
+                )
         known = sorted({*self._table[kind], *(n for names in PROVIDED_BY[kind].values() for n in names)})
         close = difflib.get_close_matches(name, known, 3)
         guess = f"; did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else ""

@@ -157,7 +157,9 @@ def _trackers(run: Run) -> Trackers:
         try:
             trackers.append(MlflowTracker(config.mlflow.uri, config.general.project_name, run.folder.name))
         except ImportError:
-            run.reporter.note("mlflow.uri: nothing goes to MLflow, it is not installed (pip install 'stdet-core[mlflow]')")
+            run.reporter.note(
+                "mlflow.uri: nothing goes to MLflow, it is not installed (pip install 'stdet-core[mlflow]')"
+            )
     together = Trackers(*trackers)
     together.params(flat_settings(config))
     return together
@@ -187,7 +189,9 @@ def export(run: Run) -> None:
     """Write the float ONNX of the run's checkpoint; it becomes the run's model."""
     checkpoint = _source(run)
     if checkpoint is not None and checkpoint.suffix == ".onnx":
-        raise ConfigError(f"model.model_path {checkpoint} is an ONNX file already", "give a checkpoint (.pth) to export")
+        raise ConfigError(
+            f"model.model_path {checkpoint} is an ONNX file already", "give a checkpoint (.pth) to export"
+        )
     detector = _detector(run, checkpoint)
     path = run.models / f"{detector.spec.model_name}.onnx"
     provenance = {"checkpoint": checkpoint.name, "checkpoint_sha256": sha256_file(checkpoint)} if checkpoint else {}
@@ -211,7 +215,9 @@ def _detector(run: Run, checkpoint: Path | None) -> Detector:
     builder = run.builder
     if checkpoint is None:
         if builder.config.operation_mode != "benchmarking":
-            raise ModelError("there are no weights to work with", "set model.model_path to a checkpoint or an ONNX file")
+            raise ModelError(
+                "there are no weights to work with", "set model.model_path to a checkpoint or an ONNX file"
+            )
         run.reporter.note("no model.model_path: benchmarking the architecture with random weights")
         count = builder.config.model.num_classes or len(builder.config.dataset.class_names or ()) or 1
         names = builder.class_names() or tuple(f"class_{i}" for i in range(count))
@@ -251,9 +257,7 @@ def evaluate(run: Run) -> None:
     run.record(name, report.to_dict() | {"split": split, "picture": str(picture)})
 
 
-def _picture(
-    run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path
-) -> None:
+def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:
     """The first images of the set with detections in colour and ground truth in white."""
     sheet = []
     for index in range(min(PICTURES, len(dataset))):
@@ -266,7 +270,12 @@ def _picture(
 
 
 def _evaluate(
-    run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, label: str, source: Path | None = None
+    run: Run,
+    predictor: Predictor,
+    spec: DetectorSpec,
+    dataset: DetectionDataset,
+    label: str,
+    source: Path | None = None,
 ) -> coco.EvaluationReport:
     config = run.builder.config
     return coco.evaluate(
@@ -302,7 +311,8 @@ def _onnx_spec(run: Run, path: Path) -> DetectorSpec:
     family = builder.config.family
     if family is None:
         raise ModelError(
-            f"{path} has no stdet metadata, so its outputs can't be read", "set model.model_type (and dataset.class_names)"
+            f"{path} has no stdet metadata, so its outputs can't be read",
+            "set model.model_type (and dataset.class_names)",
         )
     names = builder.class_names() or builder.dataset(builder.evaluation_split(), None).class_names
     return builder.foreign_spec(names, _onnx_input_size(path))

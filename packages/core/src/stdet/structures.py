@@ -11,9 +11,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 ResizeMode = Literal["fit", "letterbox", "crop"]
-Interpolation = Literal[
-    "bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"
-]
+Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"]
 ColorMode = Literal["rgb", "bgr", "grayscale", "rgba"]
 
 COLOR_CHANNELS: dict[str, int] = {"rgb": 3, "bgr": 3, "grayscale": 1, "rgba": 4}

@@ -18,7 +18,9 @@ from stdet.errors import ArtifactError
 
 def test_a_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ckpt.pth"
-    save_checkpoint(path, {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "generators": generator_states()})
+    save_checkpoint(
+        path, {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "generators": generator_states()}
+    )
     state = read_checkpoint(path)
     assert state["epoch"] == 3
     assert torch.equal(state["model"]["weight"], torch.arange(6.0).reshape(2, 3))

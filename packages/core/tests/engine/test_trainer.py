@@ -239,11 +239,20 @@ def test_accumulating_two_batches_equals_one_batch_of_twice_the_size_without_bat
         torch.manual_seed(1)
         trainer.detector = trainer.network = Plain()
         trainer.loader = TrainLoader(
-            NoiseDataset(), Jitter(), SPEC.preprocess, batch_size=batch_size, seed=7, epochs=1, no_aug_epochs=0, num_workers=0
+            NoiseDataset(),
+            Jitter(),
+            SPEC.preprocess,
+            batch_size=batch_size,
+            seed=7,
+            epochs=1,
+            no_aug_epochs=0,
+            num_workers=0,
         )
         trainer.steps_per_epoch = math.ceil(len(trainer.loader) / accumulate)
         trainer.optimizer = make_optimizer("SGD", trainer.detector.parameter_groups(0.05, 0.0), {})
-        trainer.scheduler = YoloxWarmCos(ScheduleLength(1, trainer.steps_per_epoch), YoloxWarmCosOptions(warmup_epochs=0))
+        trainer.scheduler = YoloxWarmCos(
+            ScheduleLength(1, trainer.steps_per_epoch), YoloxWarmCosOptions(warmup_epochs=0)
+        )
         trainer.fit()
         return trainer.detector.head.weight.detach().clone()
 

@@ -90,9 +90,13 @@ def _read(path: Path) -> _Instances:
     try:
         return msgspec.json.decode(data, type=_Instances)
     except msgspec.ValidationError as error:
-        raise DataError(f"{path} is not a COCO instances file: {error}", "it needs images, annotations, categories") from error
+        raise DataError(
+            f"{path} is not a COCO instances file: {error}", "it needs images, annotations, categories"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}:{_line_of(str(error), data)}: malformed JSON: {error}", "mend or replace the file") from error
+        raise DataError(
+            f"{path}:{_line_of(str(error), data)}: malformed JSON: {error}", "mend or replace the file"
+        ) from error
 
 
 def _line_of(message: str, data: bytes) -> int:
@@ -113,7 +117,9 @@ def _objects_by_image(
         if item.image_id not in images:
             complaints.add("annotations of no image", f"annotations[{number}] of {path}: image_id {item.image_id}")
         elif item.category_id not in categories:
-            complaints.add("annotations of no category", f"annotations[{number}] of {path}: category_id {item.category_id}")
+            complaints.add(
+                "annotations of no category", f"annotations[{number}] of {path}: category_id {item.category_id}"
+            )
         else:
             objects[item.image_id].append(item)
     return objects

@@ -12,7 +12,13 @@ MIN_BOX_PX = 1.0
 
 
 def random_affine(
-    rng: np.random.Generator, *, degrees: float, scale: tuple[float, float], shear: float, translate: float, size: tuple[int, int]
+    rng: np.random.Generator,
+    *,
+    degrees: float,
+    scale: tuple[float, float],
+    shear: float,
+    translate: float,
+    size: tuple[int, int],
 ) -> np.ndarray:
     """A float (3, 3) map about the origin: rotation and scale, then shear, then a shift by a share of `size` (h, w)."""
     angle = math.radians(rng.uniform(-degrees, degrees))

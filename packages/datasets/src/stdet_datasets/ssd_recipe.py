@@ -37,9 +37,7 @@ class SsdRecipe(Transform):
         return Sample(image, *clip_boxes(geometry.to_input(boxes), labels, context.preprocess.size))
 
 
-def expand(
-    image: np.ndarray, boxes: np.ndarray, fill: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def expand(image: np.ndarray, boxes: np.ndarray, fill: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The image somewhere on a canvas up to four times its sides, filled with grey."""
     height, width = image.shape[:2]
     ratio = rng.uniform(1, EXPAND_MAX)

@@ -147,7 +147,9 @@ def write_coco(dataset: DetectionDataset, folder: Path, split: str) -> Path:
         _, data = cv2.imencode(".png", cv2.cvtColor(dataset.read_image(index), cv2.COLOR_RGB2BGR))
         write_bytes(folder / split / name, lambda file, data=data: file.write(data.tobytes()))  # type: ignore[misc]
         images.append({"id": a.image_id, "file_name": name, "height": a.height, "width": a.width})
-        for box, label, ignore, area in zip(a.boxes.tolist(), a.labels.tolist(), a.ignore.tolist(), a.areas.tolist(), strict=True):
+        for box, label, ignore, area in zip(
+            a.boxes.tolist(), a.labels.tolist(), a.ignore.tolist(), a.areas.tolist(), strict=True
+        ):
             x1, y1, x2, y2 = box
             annotations.append(
                 {

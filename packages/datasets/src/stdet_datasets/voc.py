@@ -84,9 +84,7 @@ def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
     return names
 
 
-def _has_image(
-    folder: Path, stem: str, files: dict[str, str], request: DatasetRequest, complaints: Complaints
-) -> bool:
+def _has_image(folder: Path, stem: str, files: dict[str, str], request: DatasetRequest, complaints: Complaints) -> bool:
     if stem not in files:
         complaints.add("missing images", str(folder / f"{stem}.jpg"))
         return False
@@ -101,7 +99,9 @@ def _read(path: Path) -> list[_Object]:
     except ET.ParseError as error:
         raise DataError(f"{path}:{error.position[0]}: malformed XML: {error}", "mend or replace the file") from error
     except DefusedXmlException as error:
-        raise DataError(f"{path} declares a DTD or entities, which VOC files don't need: {error!r}", "remove them") from error
+        raise DataError(
+            f"{path} declares a DTD or entities, which VOC files don't need: {error!r}", "remove them"
+        ) from error
     except (OSError, ValueError, LookupError) as error:
         raise DataError(f"cannot read {path}: {error}", "mend or replace the file") from error
     return [_object(path, number, item) for number, item in enumerate(root.iter("object"), 1)]
@@ -112,7 +112,9 @@ def _object(path: Path, number: int, item: ET.Element) -> _Object:
     try:
         x1, y1, x2, y2 = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
     except ValueError as error:
-        raise DataError(f"{path}: object {number} has no complete bndbox", "xmin, ymin, xmax and ymax are needed") from error
+        raise DataError(
+            f"{path}: object {number} has no complete bndbox", "xmin, ymin, xmax and ymax are needed"
+        ) from error
     if not name:
         raise DataError(f"{path}: object {number} has no name")
     return _Object(name, (x1 - 1, y1 - 1, x2, y2), item.findtext("difficult", "0").strip() == "1")

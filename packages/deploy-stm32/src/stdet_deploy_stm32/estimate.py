@@ -10,7 +10,6 @@ from typing import Any
 
 from stdet.artifacts import sha256_file
 from stdet.interfaces.deploy import BenchReport
-
 from stdet_deploy_stm32.arena import plan
 from stdet_deploy_stm32.boards import Board
 from stdet_deploy_stm32.graph import Graph, Layer, load_model, read_graph

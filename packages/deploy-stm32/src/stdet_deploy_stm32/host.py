@@ -12,7 +12,6 @@ import onnxruntime
 from stdet.artifacts import sha256_file
 from stdet.errors import ArtifactError
 from stdet.interfaces.deploy import BenchReport, Progress
-
 from stdet_deploy_stm32.graph import QDQ, load_model
 
 WARM_UP = 5

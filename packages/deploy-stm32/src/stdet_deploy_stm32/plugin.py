@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from stdet.plugins import hookimpl
 from stdet.plugins.hookspecs import Register
-
 from stdet_deploy_stm32.boards import boards
 
 STDET_API_VERSION = 1

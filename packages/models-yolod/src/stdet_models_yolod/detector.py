@@ -30,7 +30,9 @@ class StYolod(Detector):
 
     output_names = ("output",)
 
-    def __init__(self, spec: DetectorSpec, backbone: StResNet, neck_channels: tuple[int, int, int], hidden: int) -> None:
+    def __init__(
+        self, spec: DetectorSpec, backbone: StResNet, neck_channels: tuple[int, int, int], hidden: int
+    ) -> None:
         """Args:
         neck_channels: of the neck's three outputs.
         hidden: channels of the head's branches.
@@ -122,9 +124,7 @@ def _rows(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2).float()
 
 
-def _grid(
-    sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _grid(sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Cell indices (N, 2) as (x, y) and strides (N,) of all anchors, float32: levels, then rows, then columns."""
     cells = []
     for height, width in sizes:

@@ -286,7 +286,13 @@ class _Checker:
             parts += [
                 ("model", "model", "models", family.model_type, family.model_options),
                 ("training", "training", "models", family.model_type, family.training_options),
-                ("augmentation", "dataset", "transforms", recipe, self._options("transforms", recipe, "model.model_name")),
+                (
+                    "augmentation",
+                    "dataset",
+                    "transforms",
+                    recipe,
+                    self._options("transforms", recipe, "model.model_name"),
+                ),
             ]
         for field, section, _, _, options in parts:
             if options is not None:
@@ -357,7 +363,9 @@ class _Checker:
     # --- validation --------------------------------------------------------------------------------------------------
 
     def _section(self, name: str, model: type[sections.Section]) -> Any:
-        return self._validate(model, {k: v for k, v in self._raw[name].items() if v is not None or _none_counts(name, k)}, name)
+        return self._validate(
+            model, {k: v for k, v in self._raw[name].items() if v is not None or _none_counts(name, k)}, name
+        )
 
     def _validate(self, model: type[BaseModel], values: dict[str, Any], section: str) -> BaseModel | None:
         try:
@@ -418,28 +426,34 @@ class _Checker:
         if model.input_shape is not None:
             self._check_size(family, model.input_shape, preprocessing.color_mode or family.preprocess.color_mode)
         try:
-            _merge_preprocess(family, model, preprocessing)
+            self._note_preprocess(family, _merge_preprocess(family, model, preprocessing))
         except ValueError as error:
             self._problem("preprocessing", str(error))
-        self._note_preprocess(family, model, preprocessing)
 
     def _check_size(self, family: ModelFamily, shape: tuple[int, int, int], color_mode: str) -> None:
         channels, *size = shape
         if channels != COLOR_CHANNELS[color_mode]:
             self._problem(
-                "model.input_shape", f"has {channels} channels, but color_mode {color_mode} has {COLOR_CHANNELS[color_mode]}"
+                "model.input_shape",
+                f"has {channels} channels, but color_mode {color_mode} has {COLOR_CHANNELS[color_mode]}",
             )
         if any(side % family.size_multiple or side < family.min_size for side in size):
             rule = f"multiples of {family.size_multiple}, at least {family.min_size}"
             self._problem("model.input_shape", f"found height {size[0]}, width {size[1]}", rule)
 
-    def _note_preprocess(self, family: ModelFamily, model: sections.Model, section: sections.Preprocessing) -> None:
+    def _note_preprocess(self, family: ModelFamily, mine: Preprocess) -> None:
         """Published weights and another preprocessing: honoured, but said."""
-        mine, theirs = _merge_preprocess(family, model, section), family.preprocess
+        theirs = family.preprocess
         names = ("resize_mode", "interpolation", "color_mode", "scale", "offset", "mean", "std")
-        other = [f"{n} {getattr(mine, n)} (weights: {getattr(theirs, n)})" for n in names if getattr(mine, n) != getattr(theirs, n)]
+        other = [
+            f"{n} {getattr(mine, n)} (weights: {getattr(theirs, n)})"
+            for n in names
+            if getattr(mine, n) != getattr(theirs, n)
+        ]
         if other:
-            self._notes.append(f"preprocessing differs from what published {family.model_type} weights expect: {', '.join(other)}")
+            self._notes.append(
+                f"preprocessing differs from what published {family.model_type} weights expect: {', '.join(other)}"
+            )
 
     def _check_training(self, mode: str, family: ModelFamily | None, training: sections.Training) -> None:
         if family is not None and training.trainer_name not in (None, family.trainer_name):
@@ -466,7 +480,9 @@ class _Checker:
             needed.append("prediction_path")
         for key in dict.fromkeys(needed):
             if getattr(dataset, key) is None:
-                alternative = " (or quantization_path)" if mode in QUANTIZING_MODES and mode not in TRAINING_MODES else ""
+                alternative = (
+                    " (or quantization_path)" if mode in QUANTIZING_MODES and mode not in TRAINING_MODES else ""
+                )
                 self._problem(f"dataset.{key}", f"missing; {mode} needs it{alternative if 'train' in key else ''}")
 
 

@@ -42,7 +42,8 @@ class ConfigProblems(ConfigError):
         count = len(self.problems)
         head = f"{count} mistake{'s' if count != 1 else ''} in {name}"
         super().__init__(
-            "\n".join([head, *(f"  {p}" for p in self.problems)]), "`stdet config schema` lists every key with its meaning"
+            "\n".join([head, *(f"  {p}" for p in self.problems)]),
+            "`stdet config schema` lists every key with its meaning",
         )
 
 

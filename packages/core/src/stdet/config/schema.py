@@ -206,8 +206,8 @@ class Postprocessing(Section):
 
 
 class OnnxQuantParameters(Section):
-    weightType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16, Int4, UInt4")  # noqa: N815
-    activType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16")  # noqa: N815
+    weightType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16, Int4, UInt4")
+    activType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16")
     calibrate_method: str = Field("MinMax", description="MinMax, Entropy or Percentile")
     op_types_to_quantize: tuple[str, ...] | None = Field(None, description="only these operators")
     nodes_to_quantize: tuple[str, ...] | None = Field(None, description="only these nodes")
@@ -219,10 +219,12 @@ class OnnxExtraOptions(Section):
     ActivationSymmetric: bool = Field(False, description="activations around zero")
     CalibMovingAverage: bool = Field(False, description="average the ranges of the images (MinMax)")
     QuantizeBias: bool = Field(True, description="int32 bias")
-    SmoothQuant: bool = Field(False, description="move range from activations to weights")
+    SmoothQuant: bool = Field(False, description="move range from activations to weights (arXiv 2211.10438)")
     SmoothQuantAlpha: Share = Field(0.5, description="how much of it")
     SmoothQuantFolding: bool = Field(True, description="fold the factors into the layer before")
-    weights_tensor_override: tuple[Any, ...] | None = Field(None, description="[[name, {quant_type, scale, zero_point, axis}]]")
+    weights_tensor_override: tuple[Any, ...] | None = Field(
+        None, description="[[name, {quant_type, scale, zero_point, axis}]]"
+    )
     activations_tensor_override: tuple[Any, ...] | None = Field(None, description="the same for activations")
 
 
@@ -337,11 +339,12 @@ REFUSED = {
     **dict.fromkeys(
         (f"{s}.{k}" for s in ("evaluation", "prediction") for k in ("profile", "input_type", "output_type")), _NO_TOOL
     ),
-    **dict.fromkeys((f"{s}.{k}" for s in ("evaluation", "prediction") for k in ("input_chpos", "output_chpos")), _NO_TOOL),
+    **dict.fromkeys(
+        (f"{s}.{k}" for s in ("evaluation", "prediction") for k in ("input_chpos", "output_chpos")), _NO_TOOL
+    ),
     **dict.fromkeys(
         (f"deployment.{key}" for key in ("c_project_path", "IDE", "verbosity", "hardware_setup", "build_conf")),
         "building firmware is not in this version",
     ),
 }
 """Keys of the reference that have no meaning here, with the reason."""
-

@@ -117,7 +117,9 @@ def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        problems.append(Problem("command line", override, "an override is written key=value, such as training.epochs=3"))
+        problems.append(
+            Problem("command line", override, "an override is written key=value, such as training.epochs=3")
+        )
         return
     try:
         node = yaml.compose(text, Loader=_Loader)

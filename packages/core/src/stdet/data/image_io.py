@@ -43,7 +43,9 @@ def read_image(path: Path, keep_alpha: bool = False) -> np.ndarray:
         try:
             return _convert(ImageOps.exif_transpose(image), keep_alpha)
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"cannot decode {path}: {error}", "replace the file, or set dataset.on_bad_data: skip") from error
+            raise DataError(
+                f"cannot decode {path}: {error}", "replace the file, or set dataset.on_bad_data: skip"
+            ) from error
 
 
 def verify_image(path: Path) -> None:
@@ -70,7 +72,9 @@ def _opened(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}", "check the images path of the split") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image: {error}", "replace it, or set dataset.on_bad_data: skip") from error
+        raise DataError(
+            f"{path} is not a readable image: {error}", "replace it, or set dataset.on_bad_data: skip"
+        ) from error
     if image.size[0] * image.size[1] > MAX_PIXELS:
         width, height = image.size
         raise DataError(f"{path} declares {width} x {height} pixels; the limit is {MAX_PIXELS}", "shrink the image")
@@ -89,7 +93,9 @@ def _decode_jpeg(path: Path) -> np.ndarray:
 
 def _whole_jpeg(path: Path, data: bytes) -> None:
     if b"\xff\xd9" not in data[-4096:]:
-        raise DataError(f"cannot decode {path}: the JPEG data is cut off", "replace the file, or set dataset.on_bad_data: skip")
+        raise DataError(
+            f"cannot decode {path}: the JPEG data is cut off", "replace the file, or set dataset.on_bad_data: skip"
+        )
 
 
 def _convert(image: Image.Image, keep_alpha: bool) -> np.ndarray:

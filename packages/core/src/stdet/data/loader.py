@@ -141,7 +141,9 @@ class TrainLoader:
             DataError: the data set is empty.
         """
         if not len(dataset):
-            raise DataError("the training set holds no image", "check dataset.train_images_path and train_annotations_path")
+            raise DataError(
+                "the training set holds no image", "check dataset.train_images_path and train_annotations_path"
+            )
         self.seed = seed
         self._samples = _TrainingSamples(dataset, recipe, preprocess, seed)
         self._batch_size = batch_size

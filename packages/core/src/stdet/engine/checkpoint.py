@@ -44,7 +44,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArtifactError(f"no checkpoint at {path}", "check training.resume_training_from") from error
     except Exception as error:  # torch raises many kinds for a damaged file, all of them the file's fault
-        raise ArtifactError(f"cannot read the checkpoint {path}: {error}", "use an older checkpoint of the run") from error
+        raise ArtifactError(
+            f"cannot read the checkpoint {path}: {error}", "use an older checkpoint of the run"
+        ) from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise ArtifactError(

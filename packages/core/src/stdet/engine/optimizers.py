@@ -14,9 +14,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(
-    name: str, groups: list[dict[str, Any]], options: Mapping[str, Any]
-) -> torch.optim.Optimizer:
+def make_optimizer(name: str, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """An optimizer over `groups` (each with `params`, `lr`, `weight_decay`), with `options` of its own (momentum, betas).
 
     Every group remembers its base rate as `base_lr`, which the schedule scales.

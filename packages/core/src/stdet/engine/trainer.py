@@ -211,7 +211,11 @@ class Trainer:
         """Save, evaluate if it is time, save again. A kill during the evaluation loses no training step: a resumed run
         finds all steps of the epoch done and begins with the evaluation."""
         self._save("latest_ckpt.pth")
-        record = {"epoch": float(self.epoch + 1), "learning_rate": float(self.optimizer.param_groups[0]["lr"]), **losses}
+        record = {
+            "epoch": float(self.epoch + 1),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            **losses,
+        }
         last = self.epoch + 1 == self.settings.epochs
         score = None
         if last or (self.epoch + 1) % self.settings.eval_interval == 0:

@@ -153,7 +153,10 @@ def score(
         judge.summarize()
         metrics = {name: _known(value) for name, value in zip(METRICS, judge.stats, strict=True)}
         per_class = {
-            name: {"AP": _mean(judge.eval["precision"][:, :, k, 0, -1]), "AP50": _mean(judge.eval["precision"][0, :, k, 0, -1])}
+            name: {
+                "AP": _mean(judge.eval["precision"][:, :, k, 0, -1]),
+                "AP50": _mean(judge.eval["precision"][0, :, k, 0, -1]),
+            }
             for k, name in enumerate(dataset.class_names)
         }
         if not np.isclose(iou_eval_thresh, 0.5):
@@ -175,7 +178,9 @@ def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
         for part in (np.int64(a.image_id), a.boxes, a.labels, a.ignore):
             digest.update(np.ascontiguousarray(part).tobytes())
         count += int((~a.ignore).sum())
-        for box, label, ignore, area in zip(a.boxes.tolist(), a.labels.tolist(), a.ignore, a.areas.tolist(), strict=True):
+        for box, label, ignore, area in zip(
+            a.boxes.tolist(), a.labels.tolist(), a.ignore, a.areas.tolist(), strict=True
+        ):
             x1, y1, x2, y2 = box
             annotations.append(
                 {

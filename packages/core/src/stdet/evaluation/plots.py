@@ -11,11 +11,21 @@ import numpy as np
 from stdet.artifacts import atomic_path, write_bytes
 from stdet.structures import Detections
 
-PALETTE = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75), (227, 119, 194))
+PALETTE = (
+    (31, 119, 180),
+    (255, 127, 14),
+    (44, 160, 44),
+    (214, 39, 40),
+    (148, 103, 189),
+    (140, 86, 75),
+    (227, 119, 194),
+)
 """RGB of the classes, in turn."""
 
 
-def draw_detections(image: np.ndarray, found: Detections, class_names: Sequence[str], truth: np.ndarray | None = None) -> np.ndarray:
+def draw_detections(
+    image: np.ndarray, found: Detections, class_names: Sequence[str], truth: np.ndarray | None = None
+) -> np.ndarray:
     """A copy of a uint8 (H, W, 3) RGB image with labelled boxes; `truth` (N, 4) xyxy is drawn thin and white."""
     canvas = np.ascontiguousarray(image[..., :3]).copy()
     line = max(1, round(min(canvas.shape[:2]) / 250))
@@ -31,7 +41,9 @@ def draw_detections(image: np.ndarray, found: Detections, class_names: Sequence[
         (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
         top = max(y1 - height - 3, 0)
         cv2.rectangle(canvas, (x1, top), (x1 + width + 2, top + height + 3), colour, -1)
-        cv2.putText(canvas, text, (x1 + 1, top + height), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(
+            canvas, text, (x1 + 1, top + height), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
+        )
     return canvas
 
 
@@ -44,7 +56,10 @@ def save_image(path: Path, image: np.ndarray) -> None:
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, width: int = 320) -> np.ndarray:
     """uint8 RGB images side by side, each scaled to `width` pixels, in rows of `columns`, on white."""
-    scaled = [cv2.resize(i, (width, max(1, round(i.shape[0] * width / i.shape[1]))), interpolation=cv2.INTER_AREA) for i in images]
+    scaled = [
+        cv2.resize(i, (width, max(1, round(i.shape[0] * width / i.shape[1]))), interpolation=cv2.INTER_AREA)
+        for i in images
+    ]
     height = max(i.shape[0] for i in scaled)
     rows = -(-len(scaled) // columns)
     sheet = np.full((rows * height, min(columns, len(scaled)) * width, 3), 255, np.uint8)

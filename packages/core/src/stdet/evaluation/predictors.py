@@ -79,7 +79,9 @@ class OnnxPredictor:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no public base class for its load errors
-            raise ArtifactError(f"onnxruntime can't load {path}: {error}", "check that the file is a complete ONNX model") from error
+            raise ArtifactError(
+                f"onnxruntime can't load {path}: {error}", "check that the file is a complete ONNX model"
+            ) from error
         self._decoder = decoder
         self._input = self._session.get_inputs()[0]
         self._batched = not isinstance(self._input.shape[0], int)

@@ -19,7 +19,11 @@ def write_metadata(model: onnx.ModelProto, spec: DetectorSpec, provenance: dict[
     """Set the properties in place."""
     onnx.helper.set_model_props(
         model,
-        {FORMAT_KEY: FORMAT, SPEC_KEY: json.dumps(spec.to_dict()), PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)},
+        {
+            FORMAT_KEY: FORMAT,
+            SPEC_KEY: json.dumps(spec.to_dict()),
+            PROVENANCE_KEY: json.dumps(provenance, sort_keys=True),
+        },
     )
 
 

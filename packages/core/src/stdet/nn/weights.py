@@ -74,7 +74,9 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             if file.read(len(LFS_MARKER)) == LFS_MARKER:
-                raise ModelError(f"{path} is a Git LFS pointer, not the weights themselves", "fetch it with `git lfs pull`")
+                raise ModelError(
+                    f"{path} is a Git LFS pointer, not the weights themselves", "fetch it with `git lfs pull`"
+                )
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"no weights at {path}", "check model.model_path") from error

@@ -105,7 +105,7 @@ def _stager(kind: str, distribution: str, version: str, staged: list[Entry]) -> 
     def stage(name: str, target: str, summary: str, options: str | None, family: str | None) -> None:
         for text in (target, *(t for t in (options, family) if t is not None)):
             if not isinstance(text, str) or text.count(":") != 1 or not all(text.split(":")):
-                raise ValueError(f"`{name}` is registered with {text!r}; a target is a string \"module:attribute\"")
+                raise ValueError(f'`{name}` is registered with {text!r}; a target is a string "module:attribute"')
         if any(e.kind == kind and e.name == name for e in staged):
             raise ValueError(f"`{name}` is registered twice")
         staged.append(Entry(kind, name, target, summary, distribution, version, options, family))
@@ -117,5 +117,3 @@ def _stager(kind: str, distribution: str, version: str, staged: list[Entry]) -> 
         stage(name, target, summary, options, None)
 
     return register_model if kind == "models" else register
-
-

@@ -10,7 +10,6 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Progress
-
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.ranges import Observer
 from stdet_deploy_stm32.quantize.surgery import graph_inputs
@@ -81,6 +80,7 @@ def tensor_ranges(
 def _observe(observer: Observer, name: str, values: np.ndarray) -> None:
     if not np.isfinite(values.min()) or not np.isfinite(values.max()):
         raise QuantizationError(
-            f"activation `{name}` isn't finite on a calibration image", "the float model itself is broken; check it first"
+            f"activation `{name}` isn't finite on a calibration image",
+            "the float model itself is broken; check it first",
         )
     observer.update(values)

@@ -13,7 +13,6 @@ from onnxruntime.quantization.quant_utils import ONNX_TYPE_TO_NP_TYPE
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from stdet.errors import QuantizationError
-
 from stdet_deploy_stm32.quantize.options import TYPES, Override, Recipe, check_names
 from stdet_deploy_stm32.quantize.surgery import initializers
 

@@ -11,7 +11,6 @@ from onnx import ModelProto, helper, version_converter
 from onnxruntime.quantization import quant_pre_process
 
 from stdet.errors import QuantizationError
-
 from stdet_deploy_stm32.graph import dynamic_dimensions, fix_batch, load_model
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, is_quantized, opset
 
@@ -85,9 +84,11 @@ def _name_nodes(model: ModelProto) -> None:
 def _fold(model: ModelProto, path: Path) -> ModelProto:
     """onnxruntime's own preparation: constant folding, batch-norm fusion, shape inference."""
     with tempfile.TemporaryDirectory() as folder:
-        folded = Path(folder) / "folded.onnx"
+        # As a file: given a model in memory, onnxruntime moves that model's own weights out into a scratch file.
+        given, folded = Path(folder) / "given.onnx", Path(folder) / "folded.onnx"
+        onnx.save(model, given)
         try:
-            quant_pre_process(model, folded, skip_symbolic_shape=True)
+            quant_pre_process(given, folded, skip_symbolic_shape=True)
         except Exception as error:  # whatever onnxruntime or protobuf raise, the model is what they refuse
             raise QuantizationError(f"onnxruntime can't optimise {path.name}: {error}") from error
         return onnx.load(folded)

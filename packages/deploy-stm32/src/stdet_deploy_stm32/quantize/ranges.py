@@ -94,7 +94,7 @@ def entropy_range(histogram: Histogram) -> tuple[float, float]:
     """
     magnitude = max(-histogram.minimum, histogram.maximum)
     candidates = []
-    for threshold in magnitude * np.geomspace(1 / 64, 1, _CANDIDATES):
+    for threshold in magnitude * np.geomspace(1 / 16, 1, _CANDIDATES):
         low, high = max(histogram.minimum, -threshold), min(histogram.maximum, threshold)
         if low < high:
             candidates.append((_divergence(histogram, low, high), -threshold, low, high))

@@ -1,0 +1,37 @@
+# Two commands on a fresh clone: `make demo`, `make test`. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := packages/core packages/models-ssd packages/models-yolod packages/datasets packages/deploy-stm32 cli
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types layers bench clean
+
+demo: $(STAMP)
+	$(BIN)/stdet demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	for script in startup data_pipeline train_step simota evaluation; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+$(STAMP): constraints.txt $(PACKAGES:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables
+	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation $(PACKAGES:%=-e %) -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,423 @@
+"""The config dialect: what the guide prints loads, what is wrong is said with its place, nothing runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from stdet.config import Config, ConfigProblems, load, load_text, preprocess_of, schema, to_yaml
+from stdet.engine.schedule_options import CosineOptions, MultiStepOptions, YoloxWarmCosOptions
+from stdet.errors import ConfigError, PluginError
+from stdet.interfaces.family import ModelFamily, Options
+from stdet.structures import Preprocess
+
+
+class Recipe(Options):
+    mosaic_prob: float = Field(1.0, ge=0, le=1)
+    mosaic_scale: tuple[float, float] = (0.5, 1.5)
+    enable_mixup: bool = False
+    mixup_prob: float = 1.0
+    mixup_scale: tuple[float, float] = (0.5, 1.5)
+    hsv_prob: float = 1.0
+    flip_prob: float = 0.5
+    degrees: float = 10.0
+    translate: float = 0.1
+    shear: float = 2.0
+    multiscale_range: int = 0
+    random_size: tuple[int, int] | None = None
+
+
+class YolodOptions(Options):
+    act: Literal["silu", "relu"] = "silu"
+
+
+class SsdModelOptions(Options):
+    width_mult: float = Field(1.0, gt=0)
+
+
+class SsdTrainingOptions(Options):
+    base_net_lr: float | None = None
+    extra_layers_lr: float | None = None
+
+
+YOLOD = ModelFamily(
+    "st_yolod",
+    "yolod",
+    Preprocess(640, 640, "letterbox", color_mode="bgr"),
+    "yolox",
+    "yoloxwarmcos",
+    ema=True,
+    size_multiple=32,
+    min_size=64,
+    box_coding="yolox",
+    strides=(8, 16, 32),
+    no_aug_epochs=15,
+    model_options=YolodOptions,
+    optimizer_defaults={"SGD": {"momentum": 0.9, "weight_decay": 5e-4}},
+    refused={"model.width_mult": "its channels are fixed"},
+)
+SSD = ModelFamily(
+    "ssd",
+    "ssd",
+    Preprocess(300, 300, mean=(127.0,) * 3, std=(128.0,) * 3),
+    "ssd",
+    "cosine",
+    ema=False,
+    size_multiple=1,
+    min_size=96,
+    box_coding="ssd",
+    strides=(16, 32),
+    model_options=SsdModelOptions,
+    training_options=SsdTrainingOptions,
+)
+
+
+class FakeCatalogue:
+    """Two families and what they need, without any plugin."""
+
+    table: dict[str, dict[str, type[Options]]] = {  # noqa: RUF012
+        "datasets": {"coco": Options, "voc": Options, "synthetic": Options},
+        "transforms": {"yolox": Recipe, "ssd": Options},
+        "schedulers": {"yoloxwarmcos": YoloxWarmCosOptions, "cosine": CosineOptions, "multi-step": MultiStepOptions},
+        "targets": {"stm32": Options},
+    }
+    models = {"st_yolodv2milli_actrelu_pt": YOLOD, "ssdlite_mobilenetv2_pt": SSD}  # noqa: RUF012
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(self.models if kind == "models" else self.table[kind])
+
+    def options(self, kind: str, name: str) -> type[Options]:
+        if name not in self.table[kind]:
+            raise PluginError(f"unknown {kind} `{name}`")
+        return self.table[kind][name]
+
+    def family(self, model_name: str) -> ModelFamily:
+        if model_name not in self.models:
+            raise PluginError(f"unknown model `{model_name}`; did you mean `st_yolodv2milli_actrelu_pt`?")
+        return self.models[model_name]
+
+    def families(self) -> dict[str, ModelFamily]:
+        return {"st_yolod": YOLOD, "ssd": SSD}
+
+
+CATALOGUE = FakeCatalogue()
+BASE = """\
+operation_mode: training
+model:
+  model_name: st_yolodv2milli_actrelu_pt
+dataset:
+  train_images_path: a
+  train_annotations_path: a.json
+  val_images_path: b
+  val_annotations_path: b.json
+"""
+NOW = datetime(2026, 1, 31, 12, 0, 5)
+
+
+def read(text: str, *overrides: str) -> Config:
+    return load_text(text, "my.yaml", overrides, CATALOGUE, now=NOW)
+
+
+def problems(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigProblems) as caught:
+        read(text, *overrides)
+    return [str(p) for p in caught.value.problems]
+
+
+def test_the_odd_spellings_of_the_guide_mean_what_they_should() -> None:
+    config = read(
+        BASE
+        + """\
+  format : coco
+  training_path : " " # leave empty
+  num_worker : 3
+  mosaic_scale: (0.5, 1.25)
+general:
+  global_seed: None
+preprocessing:
+  rescaling: { scale: 1/127.5, offset: -1 }
+  resizing: { interpolation: nearest, aspect_ratio: fit }
+  color_mode: rgb
+training:
+  trainer_name : 'yolod'
+  resume_training_from: '' #
+  start_epoch: 0
+  optimizer:
+    SGD:
+      learning_rate: 0.01
+      warmup_lr: 0.0
+      min_lr_ratio: 0.05
+      weight_decay: 5e-4
+hydra:
+  run:
+    dir: ./out/${now:%Y_%m_%d_%H_%M_%S}
+"""
+    )
+    assert config.general.global_seed is None
+    assert config.dataset.num_workers == 3
+    assert config.options.augmentation.model_dump()["mosaic_scale"] == (0.5, 1.25)
+    assert config.training.optimizer is not None
+    assert config.training.optimizer.weight_decay == 5e-4
+    assert config.options.scheduler.model_dump()["min_lr_ratio"] == 0.05
+    assert config.training.resume_training_from is None
+    assert config.hydra.run.dir == "./out/2026_01_31_12_00_05"
+    preprocess = preprocess_of(config)
+    assert (preprocess.scale, preprocess.offset) == (1 / 127.5, -1)
+    assert (preprocess.resize_mode, preprocess.interpolation, preprocess.color_mode) == ("fit", "nearest", "rgb")
+    assert any("preprocessing differs" in note for note in config.notes)
+
+
+def test_seed_zero_is_zero_and_no_seed_is_the_default() -> None:
+    assert read(BASE + "general: {global_seed: 0}\n").general.global_seed == 0
+    assert read(BASE).general.global_seed == 123
+
+
+def test_a_project_name_that_looks_like_arithmetic_stays_text() -> None:
+    for name in ("2024-01-01x", "1-2", "1/2"):
+        assert read(BASE + f"general: {{project_name: {name}}}\n").general.project_name == name
+
+
+def test_all_mistakes_are_reported_at_once_with_line_and_nearest_name() -> None:
+    found = problems(
+        """\
+operation_mode: trainin
+model:
+  model_name: st_yolodv2milli_actrelu_pt
+  width_mult: 0.5
+dataset:
+  mosaic_prb: 0.5
+  on_bad_data: skp
+training:
+  batch_size: 0
+  epochs: many
+  optimzer: {}
+genral: {}
+"""
+    )
+    text = "\n".join(found)
+    for expected in (
+        "my.yaml:1: operation_mode: found 'trainin'; did you mean `training`?",
+        "my.yaml:4: model.width_mult: has no meaning here: its channels are fixed",
+        "my.yaml:6: dataset.mosaic_prb: unknown key (found 0.5); did you mean `mosaic_prob`?",
+        "my.yaml:7: dataset.on_bad_data: found 'skp'; did you mean `skip`?; allowed: error, skip",
+        "my.yaml:9: training.batch_size",
+        "my.yaml:10: training.epochs",
+        "my.yaml:11: training.optimzer: unknown key (found {}); did you mean `optimizer`?",
+        "my.yaml:12: genral: unknown section; did you mean `general`?",
+    ):
+        assert expected in text
+    assert len(found) == 8
+
+
+def test_a_key_of_another_component_is_refused_with_its_owner() -> None:
+    ssd = BASE.replace("st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv2_pt")
+    assert "belongs to the transform `yolox`" in problems(ssd + "  mosaic_prob: 0.5\n")[0]
+    assert "belongs to the scheduler `multi-step`" in problems(BASE + "training: {milestones: [1]}\n")[0]
+
+
+def test_a_key_that_the_guide_prints_but_that_does_nothing_is_noted() -> None:
+    ssd = BASE.replace("st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv2_pt")
+    assert "training.gamma" in read(ssd + "training: {gamma: 0.1, scheduler: cosine, t_max: 20}\n").notes[0]
+    assert "mixup_prob" in read(BASE + "  mixup_prob: 1.0\n  enable_mixup: False\n").notes[0]
+    assert "multiscale_range" in read(BASE + "  multiscale_range: 5\n  random_size: [10, 20]\n").notes[0]
+
+
+def test_reference_keys_without_a_meaning_are_refused_with_the_reason() -> None:
+    assert "TensorFlow" in problems(BASE + "general: {gpu_memory_limit: 8}\n")[0]
+    assert "train_images_path" in problems(BASE + "  training_path: data\n")[0]
+    assert "host" in problems(BASE + "evaluation: {target: stedgeai_n6}\n")[0]
+
+
+def test_section_level_optimizer_values_are_defaults_of_the_block() -> None:
+    config = read(BASE + "training: {momentum: 0.8, weight_decay: 0.1, optimizer: {SGD: {weight_decay: 0.2}}}\n")
+    optimizer = config.training.optimizer
+    assert optimizer is not None
+    assert optimizer.extras()["momentum"] == 0.8
+    assert optimizer.weight_decay == 0.2
+    assert "weight_decay" in config.notes[0]
+
+
+def test_an_optimizer_can_be_a_bare_name_and_refuses_options_of_another() -> None:
+    optimizer = read(BASE + "training: {optimizer: Adam}\n").training.optimizer
+    assert optimizer is not None
+    assert optimizer.name == "Adam"
+    assert "momentum" in problems(BASE + "training: {optimizer: {Adam: {momentum: 0.9}}}\n")[0]
+    assert problems(BASE + "training: {optimizer: RMSprop}\n")
+    assert "exactly one" in problems(BASE + "training: {optimizer: {SGD: {}, Adam: {}}}\n")[0]
+
+
+def test_overrides_win_and_are_named_as_the_place_of_a_mistake() -> None:
+    config = read(BASE, "training.epochs=3", "dataset.class_names=[a,b]", "training.optimizer.SGD.learning_rate=1/10")
+    assert config.training.epochs == 3
+    assert config.dataset.class_names == ("a", "b")
+    assert config.training.optimizer is not None
+    assert config.training.optimizer.learning_rate == 0.1
+    assert problems(BASE, "training.epochs=x")[0].startswith("command line: training.epochs")
+    assert "key=value" in problems(BASE, "epochs")[0]
+
+
+def test_interpolation_follows_overrides_and_a_dead_end_is_an_error() -> None:
+    text = BASE + "  test_images_path: ${dataset.train_images_path}/test\n"
+    assert read(text, "dataset.train_images_path=/x").dataset.test_images_path == Path("/x/test")
+    assert "interpolation" in problems(BASE + "  test_split: ${no.such}\n")[0]
+
+
+def test_a_key_given_twice_and_malformed_yaml_name_the_line() -> None:
+    assert problems(BASE + "training:\n  epochs: 1\n  epochs: 2\n")[0].startswith(
+        "my.yaml:11: training.epochs: given twice"
+    )
+    assert problems("operation_mode: [training\nmodel: {\n")[0].startswith("my.yaml:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {model_name: st_yolodv2milli_actrelu_pt, input_shape: [3, 100, 64]}", "multiples of 32"),
+        ("model: {model_name: st_yolodv2milli_actrelu_pt, input_shape: [1, 64, 64]}", "channels"),
+        ("model: {model_name: st_yolodv2milli_actrelu_pt, model_type: ssd}", "of type `st_yolod`"),
+        ("model: {model_name: nothing_like_it}", "unknown model"),
+        ("model: {model_name: st_yolodv2milli_actrelu_pt, num_classes: 2}\ndataset: {class_names: [a]}", "num_classes"),
+        ("training: {no_aug_epochs: 9, epochs: 3}", "more than epochs"),
+        ("training: {start_epoch: 2}", "resume_training_from"),
+        ("training: {trainer_name: ssd}", "trainer_name"),
+        ("dataset: {format: voc, dataset_name: coco}", "mean the same"),
+        ("postprocessing: {confidence_thresh: 1.5}", "confidence_thresh"),
+        ("preprocessing: {mean: [1, 2]}", "mean and std"),
+    ],
+)
+def test_contradictions_are_found(text: str, message: str) -> None:
+    tree = yaml.safe_load(BASE)
+    for section, keys in yaml.safe_load(text).items():
+        tree[section] = tree.get(section, {}) | keys
+    assert any(message in p for p in problems(yaml.safe_dump(tree)))
+
+
+def test_each_mode_says_which_paths_it_needs() -> None:
+    missing = problems("operation_mode: training\nmodel: {model_name: st_yolodv2milli_actrelu_pt}\n")
+    assert [m.split(": ")[1] for m in missing] == [
+        "dataset.train_images_path",
+        "dataset.train_annotations_path",
+        "dataset.val_images_path",
+        "dataset.val_annotations_path",
+    ]
+    assert "prediction_path" in problems("operation_mode: prediction\nmodel: {model_path: a.onnx}\n")[0]
+
+
+def test_short_runs_keep_strong_augmentation_for_most_of_their_epochs() -> None:
+    assert read(BASE + "training: {epochs: 300}\n").training.no_aug_epochs == 15
+    assert read(BASE + "training: {epochs: 8}\n").training.no_aug_epochs == 2
+    assert read(BASE + "training: {epochs: 8, no_aug_epochs: 8}\n").training.no_aug_epochs == 8
+
+
+def test_nothing_in_a_config_is_executed(tmp_path: Path) -> None:
+    victim = tmp_path / "touched"
+    for payload in (
+        f"!!python/object/apply:os.system ['touch {victim}']",
+        "!!python/name:os.system ''",
+        f"\"__import__('os').system('touch {victim}')\"",
+        f'"${{oc.env:HOME}}; touch {victim}"',
+    ):
+        for key in ("project_name", "global_seed"):
+            try:
+                read(BASE + f"general: {{{key}: {payload}}}\n")
+            except ConfigProblems:
+                pass
+    assert not victim.exists()
+
+
+def test_yaml_that_unfolds_to_billions_is_refused() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        bomb += f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n"
+    assert "values" in problems(bomb)[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=200))
+def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
+    for candidate in (text, f"operation_mode: training\n{text}", f"general:\n  project_name: {text}"):
+        try:
+            read(candidate)
+        except ConfigError:
+            pass
+
+
+_VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "general": st.fixed_dictionaries(
+            {"global_seed": st.none() | st.integers(0, 99), "project_name": st.just("x y")}
+        ),
+        "postprocessing": st.fixed_dictionaries(
+            {"NMS_thresh": st.floats(0, 1), "max_detection_boxes": st.integers(1, 300)}
+        ),
+        "training": st.fixed_dictionaries(
+            {
+                "epochs": st.integers(1, 50),
+                "warmup_epochs": st.floats(0, 5),
+                "optimizer": st.sampled_from(["SGD", "Adam", {"AdamW": {"learning_rate": 0.2, "betas": [0.8, 0.9]}}]),
+            }
+        ),
+        "preprocessing": st.fixed_dictionaries({"mean": st.just(3) | st.just([1, 2, 3]), "color_mode": st.just("rgb")}),
+    },
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(_VALUES)
+def test_a_resolved_config_loads_to_the_same_config(values: dict[str, object]) -> None:
+    config = read(yaml.safe_dump(yaml.safe_load(BASE) | values))
+    again = read(to_yaml(config))
+    assert again.document() == config.document()
+    assert (again.training, again.options, again.general) == (config.training, config.options, config.general)
+
+
+def test_the_schema_describes_every_key_and_whose_it_is() -> None:
+    found = schema(CATALOGUE)
+    assert found["sections"]["training"]["properties"]["epochs"]["description"]
+    assert "mosaic_prob" in found["added_by_components"]["dataset"]["transforms/yolox"]["properties"]
+
+
+def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the config"):
+        load(tmp_path / "none.yaml", (), CATALOGUE)
+
+
+def guide() -> Path:
+    root = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[5] / "shared"))
+    return root / "reference" / "training_guide.md"
+
+
+def test_every_yaml_block_of_the_guide_loads_unchanged() -> None:
+    if not guide().exists():
+        pytest.skip("the guide isn't here")
+    blocks = re.findall(r"```yaml\s*\n(.*?)```", guide().read_text(encoding="utf-8"), re.DOTALL)
+    checked = [block for block in blocks if (wrap := _wrapper(block)) and read(wrap(block))]
+    assert len(checked) == 11
+
+
+def _wrapper(block: str) -> Callable[[str], str] | None:
+    """How to complete a fragment of the guide to a whole config; None for directory trees and Python."""
+    if any(mark in block for mark in ("├", "import json", ".zip")):
+        return None
+    model = "ssdlite_mobilenetv2_pt" if "trainer_name : ssd" in block else "st_yolodv2milli_actrelu_pt"
+    base = BASE.replace("st_yolodv2milli_actrelu_pt", model)
+    paths = "  val_images_path: b\n  val_annotations_path: b.json\n"
+    if block.startswith("model:") or block.startswith("#"):
+        return lambda text: "operation_mode: training\n" + text + base[base.index("dataset:") :]
+    if block.startswith("dataset"):
+        head = base[: base.index("dataset:")]
+        return lambda text: head + text + ("" if "val_images_path" in text else paths)
+    if block.lstrip().startswith("multiscale_range"):
+        return lambda text: base + text
+    return lambda text: base + text

@@ -1,0 +1,191 @@
+"""The way from a float ONNX file to a checked int8 one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto
+
+from stdet.artifacts import atomic_path, sha256_file
+from stdet.errors import ArtifactError, QuantizationError
+from stdet.interfaces.deploy import CalibrationData, Progress
+from stdet_deploy_stm32.estimate import own_version
+from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
+from stdet_deploy_stm32.quantize.calibrate import images, tensor_ranges
+from stdet_deploy_stm32.quantize.form import Finding, check_form
+from stdet_deploy_stm32.quantize.insert import insert_qdq
+from stdet_deploy_stm32.quantize.normalise import normalise
+from stdet_deploy_stm32.quantize.options import Recipe, read_options
+from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.ranges import METHODS, AverageMinMax
+from stdet_deploy_stm32.quantize.smooth import smooth
+from stdet_deploy_stm32.quantize.surgery import graph_inputs, sort_nodes
+
+log = logging.getLogger(__name__)
+
+METADATA_KEY = "stdet.quantization"
+_SQNR_IMAGES = 8
+
+
+def quantize_onnx(
+    model: Path, output: Path, calibration: CalibrationData, config: Any, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write the int8 QDQ form of the float ONNX `model` to `output`, or nothing at all.
+
+    The file is loaded and run before it takes its name. The same model, images and options give the same bytes.
+
+    Args:
+        calibration: images, preprocessed; they are read one at a time, as often as the options need.
+        config: the `quantization` section.
+        progress: called after each calibration image.
+
+    Returns:
+        The record that is also stored in the file's metadata under `stdet.quantization`.
+
+    Raises:
+        ArtifactError: `model` can't be read, `output` can't be written.
+        QuantizationError: model, images or options don't allow it; the message says what and where.
+    """
+    recipe = read_options(config)
+    if calibration.count < 1:
+        raise QuantizationError(
+            f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
+        )
+    floating = prepare(model, recipe.target_opset)
+    if recipe.smooth_alpha is not None:
+        floating = smooth(floating, calibration, recipe.smooth_alpha, recipe.smooth_folding)
+    method = AverageMinMax if recipe.average_ranges else METHODS[recipe.method]
+    ranges = tensor_ranges(floating, calibration, method, progress)
+    pixels = pixel_range(floating)
+    if pixels is not None:
+        ranges[graph_inputs(floating)[0].name] = pixels
+    quantized = insert_qdq(floating, ranges, recipe)
+    sort_nodes(quantized)
+    normalise(quantized)
+    signal = output_sqnr_db(floating, quantized, calibration)
+    set_input_type(quantized, recipe.input_type)
+    set_output_types(quantized, recipe.output_type)
+    findings = check_form(quantized)
+    _refuse_unasked(findings, recipe)
+    record = _record(model, calibration, recipe, quantized, findings, signal)
+    _store_metadata(floating, quantized, record)
+    _write(quantized, output)
+    return record
+
+
+def output_sqnr_db(floating: ModelProto, quantized: ModelProto, calibration: CalibrationData) -> dict[str, float]:
+    """Signal to quantization noise of each output over the first calibration images, dB; higher is better.
+
+    Raises:
+        ArtifactError: onnxruntime refuses one of the models.
+    """
+    name = graph_inputs(floating)[0].name
+    sessions = [new_session(m.SerializeToString()) for m in (floating, quantized)]
+    outputs = [value.name for value in floating.graph.output]
+    signal = dict.fromkeys(outputs, 0.0)
+    noise = dict.fromkeys(outputs, 0.0)
+    for _, image in zip(range(_SQNR_IMAGES), images(floating, calibration), strict=False):
+        real, approximate = (session.run(outputs, {name: image}) for session in sessions)
+        for output, x, y in zip(outputs, real, approximate, strict=True):
+            signal[output] += float(np.square(x, dtype=np.float64).sum())
+            noise[output] += float(np.square(x - y, dtype=np.float64).sum())
+    tiny = np.finfo(np.float64).tiny
+    return {n: round(10 * float(np.log10(max(signal[n], tiny) / max(noise[n], tiny))), 2) for n in outputs}
+
+
+def asked_deviations(recipe: Recipe) -> set[str]:
+    """Rules of the form that the options themselves give up."""
+    asked = set()
+    overridden = {o.quant_type for o in recipe.activation_overrides}
+    if recipe.activation_type != "Int8" or overridden - {None, "Int8"}:
+        asked.add("activation-type")
+    if not recipe.quantize_bias or recipe.activation_overrides or recipe.weight_overrides:
+        asked.add("bias")
+    if recipe.weight_type != "Int8" or recipe.weight_overrides:
+        asked.add("weight-type")
+    if not recipe.weight_symmetric or recipe.weight_type.startswith("U") or recipe.weight_overrides:
+        asked.add("weight-asymmetric")
+    if not recipe.per_channel or recipe.weight_overrides:
+        asked.add("weight-per-tensor")
+    if recipe.nodes or recipe.exclude or recipe.op_types:
+        asked |= {"weight-float", "bias"}
+    return asked
+
+
+def _refuse_unasked(findings: list[Finding], recipe: Recipe) -> None:
+    broken = [f for f in findings if f.level == "error" and f.rule not in asked_deviations(recipe)]
+    if broken:
+        raise QuantizationError(
+            "the quantized model isn't in the form that the compiler takes: "
+            + "; ".join(f"{f.where}: {f.message}" for f in broken[:5])
+            + (f" and {len(broken) - 5} more" if len(broken) > 5 else ""),
+            "export the model with constant weights and plain operators, or exclude these nodes in nodes_to_exclude",
+        )
+
+
+def _record(
+    model: Path,
+    calibration: CalibrationData,
+    recipe: Recipe,
+    quantized: ModelProto,
+    findings: list[Finding],
+    signal: dict[str, float],
+) -> dict[str, Any]:
+    names = ("method", "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
+             "average_ranges", "quantize_bias", "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
+    return {
+        "format": "stdet.quantization/1",
+        "float_model": {"name": model.name, "sha256": sha256_file(model)},
+        "options": {name: getattr(recipe, name) for name in names},
+        "overrides": [o.tensor for o in (*recipe.weight_overrides, *recipe.activation_overrides)],
+        "calibration": {
+            "images": calibration.count,
+            "sha256": calibration.sha256,
+            "source": calibration.source,
+            "fit_for_accuracy": calibration.source != "random",
+        },
+        "versions": {
+            "stdet-deploy-stm32": own_version(),
+            "onnxruntime": onnxruntime.__version__,
+            "onnx": onnx.__version__,
+            "numpy": version("numpy"),
+        },
+        "borders": border_types(quantized),
+        "sqnr_db": signal,
+        "form": [f"{f.level} {f.rule}: {f.where}: {f.message}" for f in findings],
+    }
+
+
+def _store_metadata(floating: ModelProto, quantized: ModelProto, record: dict[str, Any]) -> None:
+    carried = {e.key: e.value for e in floating.metadata_props}
+    del quantized.metadata_props[:]
+    onnx.helper.set_model_props(quantized, carried | {METADATA_KEY: json.dumps(record)})
+    quantized.producer_name = "stdet-deploy-stm32"
+    quantized.producer_version = own_version()
+
+
+def _write(quantized: ModelProto, output: Path) -> None:
+    """Check, run and only then give the file its name."""
+    try:
+        onnx.checker.check_model(quantized, full_check=True)
+    except Exception as error:  # the checker raises its own C++ exception classes
+        raise QuantizationError(f"the quantized model isn't valid ONNX: {error}") from error
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(quantized.SerializeToString(deterministic=True))
+        session = new_session(temporary)
+        feed = {v.name: np.zeros(v.shape, _DTYPES[v.type]) for v in session.get_inputs()}
+        for value, result in zip(session.get_outputs(), session.run(None, feed), strict=True):
+            if list(result.shape) != list(value.shape) or not np.isfinite(result).all():
+                raise ArtifactError(f"output `{value.name}` of the quantized model is {result.shape} or not finite")
+    log.info("wrote %s", output)
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}

@@ -1,0 +1,61 @@
+"""The deploy target of every STM32 board: one class, one profile a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stdet.errors import StdetError
+from stdet.interfaces.deploy import BenchReport, CalibrationData, DeployTarget, Progress
+from stdet_deploy_stm32.boards import Board, boards
+from stdet_deploy_stm32.estimate import estimate
+from stdet_deploy_stm32.host import bench_host
+from stdet_deploy_stm32.quantize.recipe import quantize_onnx
+
+
+class Stm32Target(DeployTarget):
+    """A board of `boards.json`."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.name = board.name
+
+    def quantize(
+        self,
+        model: Path,
+        output: Path,
+        calibration: CalibrationData,
+        config: Any,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """See `quantize.recipe.quantize_onnx`; the form is the same for all boards."""
+        return quantize_onnx(model, output, calibration, config, progress)
+
+    def backends(self) -> tuple[str, ...]:
+        """`host` measures on this computer, `estimate` counts."""
+        return tuple(self._backends())
+
+    def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
+        """Run one backend on `model`.
+
+        Raises:
+            StdetError: unknown backend.
+            ArtifactError: the file can't be read or run.
+            ModelError: its shapes aren't static.
+        """
+        known = self._backends()
+        if backend not in known:
+            raise StdetError(f"target {self.name} has no bench backend `{backend}`", f"available: {', '.join(known)}")
+        return known[backend](model, progress)
+
+    def _backends(self) -> dict[str, Callable[[Path, Progress | None], BenchReport]]:
+        return {"host": bench_host, "estimate": lambda model, progress: estimate(model, self.board)}
+
+
+def __getattr__(name: str) -> Callable[[], Stm32Target]:
+    """`stdet_deploy_stm32.target:<board>` is the factory of that board's target, for every board of `boards.json`."""
+    if name in boards():
+        return partial(Stm32Target, boards()[name])
+    raise AttributeError(f"module {__name__} has no attribute {name}")
