@@ -11,8 +11,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.ranges import Observer
-from stdet_deploy_stm32.quantize.surgery import graph_inputs
+from stdet_deploy_stm32.quantize.ranges import FromHistogram, MinMax, Observer
+from stdet_deploy_stm32.quantize.surgery import graph_inputs, producers
 
 
 def float_activations(model: ModelProto) -> list[ValueInfoProto]:
@@ -48,12 +48,34 @@ def images(model: ModelProto, data: CalibrationData) -> Iterator[np.ndarray]:
         )
 
 
+_CARRIERS = frozenset({"Concat", "Flatten", "Gather", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze",
+                       "Transpose", "Unsqueeze"})  # fmt: skip
+
+
+def border_tensors(model: ModelProto) -> set[str]:
+    """The input, the outputs, and what only moves or squashes on its way to an output.
+
+    A detector's answers are rare values in tensors that are almost empty (one score in thousands isn't 0), so a method
+    that gives up outliers for the sake of the many would give up the detections.
+    """
+    writers = producers(model)
+    border = {value.name for value in graph_inputs(model)}
+    waiting = [value.name for value in model.graph.output]
+    while waiting:
+        name = waiting.pop()
+        border.add(name)
+        writer = writers.get(name)
+        if writer is not None and writer.op_type in _CARRIERS:
+            waiting += writer.input
+    return border
+
+
 def tensor_ranges(
     model: ModelProto, data: CalibrationData, method: Callable[[], Observer], progress: Progress | None = None
 ) -> dict[str, tuple[float, float]]:
     """(low, high) of each float activation of `model`, as `method` sees them over all images.
 
-    Holds one image's activations and the observers, however many images there are.
+    Border tensors (see `border_tensors`) keep their whole range when `method` would cut outliers. Holds one image's activations and the observers, however many images there are.
 
     Raises:
         QuantizationError: unusable images (see `images`), or an activation that isn't finite.
@@ -66,7 +88,8 @@ def tensor_ranges(
     del watched.graph.output[:]
     watched.graph.output.extend(value for value in activations if value.name != input_name)
     session = new_session(watched.SerializeToString(), os.cpu_count() or 1, optimize=False)
-    observers = {name: method() for name in (input_name, *names)}
+    uncut = border_tensors(model) if isinstance(method(), FromHistogram) else set()
+    observers = {name: MinMax() if name in uncut else method() for name in (input_name, *names)}
     for index, image in enumerate(images(model, data)):
         values = session.run(names, {input_name: image})
         for name, value in zip((input_name, *names), (image, *values), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 
 from stdet_deploy_stm32.quantize.histogram import Histogram
 
-PERCENTILE = 99.99
+PERCENTILE = 99.9
 """Share of values, in percent, that the Percentile method keeps inside the range; half of the rest is cut each side."""
 
 _LEVELS = 256

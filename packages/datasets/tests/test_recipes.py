@@ -1,0 +1,248 @@
+"""Augmentation: boxes stay with the pixels they were painted on, every key does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stdet.interfaces.transform import TransformContext
+from stdet.structures import Preprocess, Sample
+from stdet_datasets.geometry import out_of_view, paste, random_affine, shift, warp_boxes
+from stdet_datasets.options import YoloxAugmentation
+from stdet_datasets.ssd_recipe import SsdRecipe, _iou_with, distort, expand, iou_crop
+from stdet_datasets.yolox_recipe import YoloxRecipe, change_hsv
+
+PREPROCESS = Preprocess(160, 160, "letterbox", pad_value=0)
+PLAIN = {"hsv_prob": 0.0, "flip_prob": 0.0, "degrees": 0.0, "translate": 0.0, "shear": 0.0, "mosaic_scale": (1.0, 1.0)}
+
+
+def painted(seed: int = 0, value: int = 255, size: tuple[int, int] = (120, 200)) -> Sample:
+    """A black image with one filled box."""
+    rng = np.random.default_rng(seed)
+    y1, x1 = int(rng.integers(10, 40)), int(rng.integers(10, 60))
+    y2, x2 = y1 + int(rng.integers(30, 70)), x1 + int(rng.integers(40, 120))
+    image = np.zeros((*size, 3), np.uint8)
+    image[y1:y2, x1:x2] = value
+    return Sample(image, np.array([[x1, y1, x2, y2]], np.float32), np.array([seed % 3]))
+
+
+def context(seed: int = 0, draw: Callable[[], Sample] | None = None, strong: bool = True, preprocess: Preprocess = PREPROCESS) -> TransformContext:
+    empty = Sample(np.zeros((50, 50, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    return TransformContext(np.random.default_rng(seed), draw or (lambda: empty), preprocess, strong)
+
+
+def extent(image: np.ndarray, threshold: int = 100) -> np.ndarray | None:
+    bright = image.max(2) > threshold
+    if not bright.any():
+        return None
+    rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def assert_painted(sample: Sample, slack: float = 2.0) -> None:
+    """The one box surrounds exactly the bright pixels."""
+    seen = extent(sample.image)
+    if len(sample.boxes) == 0:
+        assert seen is None or (seen[2:] - seen[:2]).min() <= 3
+        return
+    assert seen is not None
+    np.testing.assert_allclose(sample.boxes[0], seen, atol=slack)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 10_000), mosaic=st.booleans(), strong=st.booleans())
+def test_boxes_follow_the_pixels_through_the_yolox_recipe(seed: int, mosaic: bool, strong: bool) -> None:
+    options = YoloxAugmentation(mosaic_prob=float(mosaic), degrees=0, shear=0, translate=0.2, hsv_prob=0)
+    made = YoloxRecipe(options)(painted(seed), context(seed, strong=strong))
+    assert made.image.shape == (160, 160, 3)
+    assert_painted(made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_turned_box_surrounds_the_turned_pixels(seed: int) -> None:
+    matrix = shift(80, 80) @ random_affine(np.random.default_rng(seed), degrees=45, scale=(0.5, 1.2), shear=8, translate=0.1, size=(160, 160)) @ shift(-100, -60)  # fmt: skip
+    sample = painted(seed)
+    canvas = np.zeros((160, 160, 3), np.uint8)
+    paste(sample.image, canvas, matrix)
+    hull = np.clip(warp_boxes(sample.boxes, matrix)[0], 0, 160)
+    seen = extent(canvas)
+    if seen is None:
+        assert (hull[2:] - hull[:2]).min() <= 6
+        return
+    # The hull of a clipped turned box may be larger than what is left of it, never smaller.
+    assert np.all(seen[:2] >= hull[:2] - 2)
+    assert np.all(seen[2:] <= hull[2:] + 2)
+    whole = warp_boxes(sample.boxes, matrix)[0]
+    if whole.min() > 1 and whole.max() < 159:
+        np.testing.assert_allclose(seen, whole, atol=2.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_boxes_follow_the_pixels_through_the_ssd_recipe(seed: int) -> None:
+    preprocess = Preprocess(160, 160, "fit", pad_value=0)
+    rng = np.random.default_rng(seed)
+    image, boxes = expand(painted(seed).image, painted(seed).boxes, 0, rng)
+    image, boxes, labels = iou_crop(image, boxes, painted(seed).labels, rng)
+    assert_painted(Sample(image, boxes, labels), slack=1)
+    made = SsdRecipe()(painted(seed), context(seed, preprocess=preprocess))
+    assert made.image.shape == (160, 160, 3)
+    assert made.boxes.min() >= 0
+    assert made.boxes.max() <= 160
+
+
+def test_a_mosaic_shows_its_middle_where_four_images_meet() -> None:
+    def filled(value: int) -> Sample:
+        whole = np.array([[0, 0, 160, 160]], np.float32)
+        return Sample(np.full((160, 160, 3), value, np.uint8), whole, np.zeros(1, np.int64))
+
+    values = iter([80, 120, 200])
+    made = YoloxRecipe(YoloxAugmentation(**PLAIN | {"mosaic_prob": 1.0}))(
+        filled(255), context(3, lambda: filled(next(values)))
+    )
+    assert {255, 80, 120, 200} <= set(np.unique(made.image))
+    assert len(made.labels) == 4
+    for value, box in zip((255, 80, 120, 200), made.boxes, strict=True):
+        exact = np.array([np.flatnonzero((made.image[..., 0] == value).any(axis))[[0, -1]] for axis in (0, 1)])
+        np.testing.assert_allclose(box, [exact[0, 0], exact[1, 0], exact[0, 1] + 1, exact[1, 1] + 1], atol=2)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("key", ["mosaic_prob", "flip_prob", "hsv_prob", "mixup_prob"])
+def test_probabilities_are_kept(key: str, probability: float) -> None:
+    options = PLAIN | {"mosaic_prob": 1.0 if key == "mixup_prob" else 0.0, "enable_mixup": key == "mixup_prob", key: probability}
+    recipe = YoloxRecipe(YoloxAugmentation(**options))
+    base = YoloxRecipe(YoloxAugmentation(**options | {key: 0.0}))
+    sample = Sample(np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (120, 1, 3)) // 2 + 60, painted().boxes, painted().labels)
+    draws = []
+
+    def partner() -> Sample:
+        draws.append(1)
+        return painted(2)
+
+    changed = 0
+    for seed in range(60):
+        draws.clear()
+        made = recipe(sample, context(seed, partner))
+        if key == "mosaic_prob":
+            changed += len(draws) == 3
+        elif key == "mixup_prob":
+            changed += len(draws) == 4
+        else:
+            changed += not np.array_equal(made.image, base(sample, context(seed, partner)).image)
+    # hue, saturation and value are each left alone half of the time, so one in eight changes nothing; grey hides hue
+    expected = probability * (0.45 if key == "hsv_prob" else 1.0)
+    assert abs(changed / 60 - expected) <= 0.25 if 0 < probability < 1 else changed == 0 or probability == 1.0
+    assert changed > 15 or probability < 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("degrees", 30.0), ("shear", 15.0), ("translate", 0.3), ("mosaic_scale", (0.3, 0.4))],
+)
+def test_each_geometric_key_changes_the_picture(key: str, value: object) -> None:
+    options = PLAIN | {"mosaic_prob": 1.0}
+    plain = YoloxRecipe(YoloxAugmentation(**options))(painted(), context(5))
+    changed = YoloxRecipe(YoloxAugmentation(**options | {key: value}))(painted(), context(5))
+    assert not np.array_equal(plain.image, changed.image)
+
+
+def test_closing_the_strong_augmentation_leaves_one_whole_image() -> None:
+    drawn = []
+    recipe = YoloxRecipe(YoloxAugmentation(enable_mixup=True, hsv_prob=0, flip_prob=0))
+    made = recipe(painted(), context(1, lambda: drawn.append(1) or painted(1), strong=False))  # type: ignore[func-returns-value]
+    assert not drawn
+    np.testing.assert_allclose(made.boxes, painted().boxes * 0.8, atol=1e-3)
+
+
+def test_tiles_out_of_view_are_never_decoded() -> None:
+    decoded = []
+
+    def partner() -> Sample:
+        def read() -> np.ndarray:
+            decoded.append(1)
+            return np.zeros((100, 100, 3), np.uint8)
+
+        return Sample(read, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), (100, 100))
+
+    recipe = YoloxRecipe(YoloxAugmentation(mosaic_scale=(2.0, 2.5), translate=0.4))
+    for seed in range(40):
+        recipe(painted(), context(seed, partner))
+    assert 0 < len(decoded) < 40 * 3 * 0.8
+    assert out_of_view((10, 10), shift(200, 0), (160, 160))
+    assert not out_of_view((10, 10), shift(155, 155), (160, 160))
+
+
+def test_the_same_generator_makes_the_same_sample_and_another_one_another() -> None:
+    recipe = YoloxRecipe(YoloxAugmentation(enable_mixup=True))
+    one, same, other = (recipe(painted(), context(seed, lambda: painted(3))) for seed in (1, 1, 2))
+    assert np.array_equal(one.image, same.image)
+    assert not np.array_equal(one.image, other.image)
+
+
+def test_the_argument_is_not_modified() -> None:
+    for recipe in (YoloxRecipe(), SsdRecipe()):
+        sample = painted()
+        image, boxes = sample.image.copy(), sample.boxes.copy()
+        for seed in range(5):
+            recipe(sample, context(seed, lambda: painted(1)))
+        assert np.array_equal(sample.image, image)
+        assert np.array_equal(sample.boxes, boxes)
+
+
+def test_images_without_boxes_are_fine() -> None:
+    empty = Sample(painted().image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    for recipe in (YoloxRecipe(YoloxAugmentation(enable_mixup=True)), SsdRecipe()):
+        for seed in range(8):
+            made = recipe(empty, context(seed))
+            assert made.boxes.shape == (0, 4)
+            assert made.image.shape == (160, 160, 3)
+
+
+def test_shrinking_a_lot_does_not_alias() -> None:
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    canvas = np.zeros((80, 80, 3), np.uint8)
+    paste(stripes, canvas, np.diag([0.2, 0.2, 1.0]))
+    assert abs(float(canvas[10:70, 10:70].mean()) - 127.5) < 4
+    naive = stripes[2::5, 2::5]
+    assert canvas[10:70, 10:70].std() < naive.std() / 4
+
+
+def test_hsv_moves_hue_around_the_circle_and_clips_the_rest() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 0] = 250  # red: hue 0, which a negative change wraps to the other end
+    outcomes = {tuple(change_hsv(image, np.random.default_rng(seed))[0, 0]) for seed in range(40)}
+    assert len(outcomes) > 10
+    assert all(r > 180 for r, _, _ in outcomes)
+
+
+def test_the_iou_crop_enforces_what_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stdet_datasets.ssd_recipe.CROP_MIN_IOUS", (0.5,))
+    boxes = np.array([[20, 20, 120, 90]], np.float32)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        image = np.zeros((120, 160, 3), np.uint8)
+        out, kept, _ = iou_crop(image, boxes, np.zeros(1, np.int64), rng)
+        area = (kept[0, 2] - kept[0, 0]) * (kept[0, 3] - kept[0, 1])
+        union = out.shape[0] * out.shape[1] + 100 * 70 - area
+        assert area / union >= 0.5 - 0.02
+    assert _iou_with(np.array([0, 0, 10, 10.0]), np.array([[5, 0, 15, 10.0]]))[0] == pytest.approx(1 / 3)
+
+
+def test_the_photometric_part_stays_in_range_and_changes_colours() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
+    outs = [distort(image, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(o.dtype == np.uint8 for o in outs)
+    assert sum(not np.array_equal(o, image) for o in outs) > 15
+
+
+@pytest.mark.parametrize("bad", [{"mosaic_prob": 1.5}, {"mosaic_scale": (2, 1)}, {"random_size": (0, 3)}, {"degrees": -1}, {"shear": 90}])
+def test_values_out_of_range_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        YoloxAugmentation(**bad)

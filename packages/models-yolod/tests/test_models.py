@@ -1,0 +1,264 @@
+"""The YOLOD ports against the published keys, counts and golden outputs, and what they promise beyond."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from stdet.export.onnx import export_onnx
+from stdet.interfaces.detector import Targets
+from stdet.structures import DetectorSpec
+from stdet_models_yolod import st_yolodv2milli, st_yolodv2tiny
+from stdet_models_yolod.detector import StYolod
+from stdet_models_yolod.family import ST_YOLOD
+
+SHARED = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[4] / "shared"))
+BUILDERS = {"st_yolodv2milli_actrelu_pt": st_yolodv2milli.build, "st_yolodv2tiny_actrelu_pt": st_yolodv2tiny.build}
+MILLI = "st_yolodv2milli_actrelu_pt"
+
+
+def make(name: str = MILLI, num_classes: int = 1, height: int = 64, width: int = 64, **options: Any) -> StYolod:
+    torch.manual_seed(0)
+    spec = DetectorSpec(
+        name,
+        "st_yolod",
+        tuple(f"c{i}" for i in range(num_classes)),
+        ST_YOLOD.preprocess.with_size(height, width),
+        "yolox",
+        (8, 16, 32),
+        options,
+    )
+    return BUILDERS[name](spec)
+
+
+def shared(path: str) -> Path:
+    if not (SHARED / path).exists():
+        pytest.skip(f"{path} isn't here")
+    return SHARED / path
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_state_dict_keys_and_shapes_are_the_published_ones(name: str) -> None:
+    published = json.loads(shared("reference/state_dict_keys.json").read_text())[f"{name} (num_classes=1)"]
+    own = make(name).state_dict()
+    assert list(own) == list(published)
+    assert {key: list(value.shape) for key, value in own.items()} == published
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "total", "parts"),
+    [
+        (MILLI, 1, 3_235_563, (2_626_297, 519_904, 89_362)),
+        (MILLI, 80, 3_250_968, (2_626_297, 519_904, 104_767)),
+        ("st_yolodv2tiny_actrelu_pt", 1, 4_876_763, (3_651_065, 1_033_296, 192_402)),
+        ("st_yolodv2tiny_actrelu_pt", 80, 4_899_752, (3_651_065, 1_033_296, 215_391)),
+    ],
+)
+def test_parameters_are_counted_to_the_digit(name: str, num_classes: int, total: int, parts: tuple[int, ...]) -> None:
+    model = make(name, num_classes)
+    assert sum(p.numel() for p in model.parameters()) == total
+    assert tuple(sum(p.numel() for p in m.parameters()) for m in (model.backbone, model.neck, model.head)) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "one", "eighty"),
+    [(MILLI, 192, 849.54, 853.36), (MILLI, 320, 2359.83, 2370.45), ("st_yolodv2tiny_actrelu_pt", 192, 1020.34, 1026.07)],
+)
+def test_convolution_macs_are_the_published_ones(name: str, size: int, one: float, eighty: float) -> None:
+    for num_classes, expected in ((1, one), (80, eighty)):
+        model, macs = make(name, num_classes).eval(), 0
+
+        def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            nonlocal macs
+            assert isinstance(module, nn.Conv2d)
+            macs += output.numel() * module.weight[0].numel()
+
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size))
+        assert round(macs / 1e6, 2) == expected
+
+
+def golden() -> tuple[ModuleType, Any]:
+    path = shared("golden/weights.py")
+    module_spec = importlib.util.spec_from_file_location("golden_weights", path)
+    assert module_spec
+    assert module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module, np.load(shared("golden/st_yolodv2milli_actrelu_pt_nc1_192.npz"))
+
+
+def golden_model(weights: ModuleType) -> tuple[StYolod, torch.Tensor]:
+    model = make(MILLI, 1, 192, 192)
+    weights.fill(model.state_dict())
+    return model, torch.from_numpy(255 * weights.array("input", (2, 3, 192, 192)))
+
+
+def test_outputs_and_boxes_are_the_golden_ones() -> None:
+    weights, expected = golden()
+    model, images = golden_model(weights)
+    model.eval()
+    with torch.no_grad():
+        for name, feature in zip(("dark3", "dark4", "dark5"), model.backbone(images), strict=True):
+            got = [float(feature.mean()), float(feature.std())]
+            np.testing.assert_allclose(got, expected[f"{name}_mean_std"], rtol=1e-4)
+        (output,) = model.export_outputs(model(images))
+    np.testing.assert_allclose(output.numpy(), expected["export"], rtol=1e-4, atol=1e-4 * np.abs(expected["export"]).max())
+    found = model.decode((output,))
+    unit = expected["decoded_unit"]
+    corners = np.concatenate([unit[..., :2] - unit[..., 2:4] / 2, unit[..., :2] + unit[..., 2:4] / 2], -1) * 192
+    scale = np.maximum(np.abs(corners), unit[..., 2:4].repeat(2, -1) * 192)
+    assert float((np.abs(found.boxes.numpy() - corners) / np.maximum(scale, 1)).max()) < 1e-4
+    np.testing.assert_allclose(found.scores[..., 0].numpy(), unit[..., 4] * unit[..., 5], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "closed"), [("train", False), ("train_l1", True)])
+def test_losses_and_gradients_are_the_golden_ones(kind: str, closed: bool) -> None:
+    weights, expected = golden()
+    model, images = golden_model(weights)
+    labels = torch.from_numpy(expected["labels"])
+    boxes = torch.cat((labels[..., 1:3] - labels[..., 3:] / 2, labels[..., 1:3] + labels[..., 3:] / 2), -1)
+    classes = torch.where(labels.sum(-1) > 0, labels[..., 0].long(), -1)
+    losses = model.train().loss(model(images), Targets(boxes, classes), augmentation_closed=closed)
+    losses["total"].backward()
+    for name in ("iou_loss", "l1_loss", "conf_loss", "cls_loss", "num_fg"):
+        assert float(losses[name].detach()) == pytest.approx(float(expected[f"{kind}/{name}"]), rel=1e-4)
+    assert float(losses["total"].detach()) == pytest.approx(float(expected[f"{kind}/total_loss"]), rel=1e-4)
+    norm = torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert float(norm) == pytest.approx(float(expected[f"{kind}/grad_norm"]), rel=1e-4)
+
+
+def test_batch_norm_constants_and_first_biases_follow_the_spec() -> None:
+    for name, eps, momentum in ((MILLI, 1e-3, 0.03), ("st_yolodv2tiny_actrelu_pt", 1e-5, 0.1)):
+        model = make(name, 80)
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {(m.eps, m.momentum) for m in norms} == {(eps, momentum)}
+        for level in range(3):
+            for kind in (model.head.cls_preds, model.head.obj_preds):
+                torch.testing.assert_close(kind[level].bias, torch.full_like(kind[level].bias, -4.59512))
+
+
+def test_every_place_has_an_activation_of_its_own_and_the_option_is_honoured() -> None:
+    for name, kind, count in (("silu", nn.SiLU, 57), ("relu", nn.ReLU, 57 + 17), ("hardswish", nn.Hardswish, 57)):
+        model = make(act=name)
+        found = [m for m in model.modules() if isinstance(m, kind)]
+        assert len({id(m) for m in found}) == len(found) == count
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 96), (160, 64)])
+def test_every_multiple_of_32_works_also_when_it_is_not_square(height: int, width: int) -> None:
+    model = make(MILLI, 2, height, width).eval()
+    with torch.no_grad():
+        raw = model(torch.zeros(1, 3, height, width))
+        (output,) = model.export_outputs(raw)
+    cells = sum((height // s) * (width // s) for s in (8, 16, 32))
+    assert output.shape == (1, cells, 7)
+    found = model.decode((torch.zeros(1, cells, 7),))
+    expected, index = [], 0
+    for stride in (8, 16, 32):
+        for y in range(height // stride):
+            for x in range(width // stride):
+                expected.append([x * stride - stride / 2, y * stride - stride / 2, x * stride + stride / 2, y * stride + stride / 2])
+                index += 1
+    torch.testing.assert_close(found.boxes[0], torch.tensor(expected))
+
+
+def loss_of(model: StYolod, boxes: list[list[float]], labels: list[int], **more: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    images = 255 * torch.rand(2, 3, 64, 64)
+    if boxes:
+        targets = Targets(torch.tensor([boxes, boxes]), torch.tensor([labels, [-1] * len(labels)]))
+    else:
+        targets = Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
+    return model.loss(model(images), targets, **more)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels"),
+    [
+        ([], []),
+        ([[0.0, 0, 0, 0]], [-1]),
+        ([[-50.0, -50, -20, -20]], [0]),
+        ([[10.0, 10, 10.5, 10.5]], [1]),
+        ([[0.0, 0, 64, 64]] * 120, [0] * 120),
+    ],
+    ids=["no boxes at all", "only padding", "centre outside", "tiny", "more boxes than anchors"],
+)
+@pytest.mark.parametrize("closed", [False, True])
+def test_losses_stay_finite(boxes: list[list[float]], labels: list[int], closed: bool) -> None:
+    model = make(num_classes=2).train()
+    losses = loss_of(model, boxes, labels, augmentation_closed=closed)
+    losses["total"].backward()
+    assert all(torch.isfinite(v) for v in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_box_outside_the_image_gets_no_anchor_of_another_box() -> None:
+    model = make(num_classes=2).train()
+    alone = loss_of(model, [[10.0, 10, 40, 40]], [0])
+    with_outsider = loss_of(model, [[10.0, 10, 40, 40], [-90.0, -90, -70, -70]], [0, 1])
+    torch.testing.assert_close(alone["iou_loss"], with_outsider["iou_loss"])
+    torch.testing.assert_close(alone["cls_loss"], with_outsider["cls_loss"])
+
+
+def test_targets_and_box_arithmetic_are_float32_under_autocast() -> None:
+    model = make(num_classes=2).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = loss_of(model, [[3.3, 5.7, 41.2, 50.9]], [1])
+    assert all(v.dtype == torch.float32 for v in losses.values())
+    losses["total"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_weight_decay_is_on_convolution_weights_only() -> None:
+    model = make()
+    groups = model.parameter_groups(0.1, 5e-4)
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    expected = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d)}
+    assert decayed == expected
+
+
+def test_the_onnx_file_keeps_the_contract(tmp_path: Path) -> None:
+    model = make(num_classes=3, height=64, width=96)
+    report = export_onnx(model, tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kinds = {kind: sum(n.op_type == kind for n in graph.node) for kind in ("Conv", "Relu", "Sigmoid", "MaxPool", "Resize")}
+    assert kinds == {"Conv": 112, "Relu": 17, "Sigmoid": 63, "MaxPool": 1, "Resize": 2}
+    assert not {n.op_type for n in graph.node} & {"Shape", "Gather", "Slice", "Identity", "BatchNormalization"}
+    assert report.outputs == {"output": [1, 126, 8]}
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["input"]
+
+
+def test_a_few_steps_make_the_loss_fall_strongly() -> None:
+    model = make(num_classes=1).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    images = torch.zeros(4, 3, 64, 64)
+    boxes = torch.zeros(4, 1, 4)
+    for i, (x, y) in enumerate([(8, 8), (24, 10), (12, 28), (30, 30)]):
+        images[i, :, y : y + 24, x : x + 24] = 255
+        boxes[i, 0] = torch.tensor([x, y, x + 24, y + 24])
+    targets = Targets(boxes, torch.zeros(4, 1, dtype=torch.int64))
+    totals = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses = model.loss(model(images), targets)
+        losses["total"].backward()
+        optimizer.step()
+        totals.append(float(losses["total"].detach()))
+    assert totals[-1] < 0.25 * totals[0]
