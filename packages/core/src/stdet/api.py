@@ -162,11 +162,13 @@ def _summary(results: dict[str, Any]) -> Table:
     """One row a model form (float, int8) with what the stages found out about it."""
     columns = ["model", "AP", "AP50", "size KiB", "weights KiB", "activations KiB", "MACC M", "latency ms"]
     rows = []
-    for form, key, file in (("float", "evaluate_float", "export"), ("int8", "evaluate_int8", "quantize")):
-        report, produced = results.get(key), results.get(file)
-        path = Path(produced["path"]) if produced else None
+    files = {"float": results.get("quantize", {}).get("float_path") or results.get("export", {}).get("path")}
+    files["int8"] = results.get("quantize", {}).get("path")
+    for form in ("float", "int8"):
+        report = results.get(f"evaluate_{form}")
+        path = Path(files[form]) if files[form] else None
         benches = {b["backend"]: b for b in results.get("bench", []) if path and b["model"] == path.name}
-        if not (report or produced or benches):
+        if not (report or path or benches):
             continue
         estimate, host = benches.get("estimate", {}), benches.get("host", {})
         rows.append(

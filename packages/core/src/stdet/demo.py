@@ -11,29 +11,35 @@ general:
 model:
   model_type: st_yolod
   model_name: st_yolodv2milli_actrelu_pt
-  input_shape: [3, 128, 128]
+  input_shape: [3, 96, 96]
 
 dataset:
   dataset_name: synthetic
-  class_names: [disc, square, triangle]
+  class_names: [disc, triangle, cross]
+  num_images: 480
+  image_size: 128
+  max_objects: 3
   seed: 123
   num_workers: 1
-  quantization_split: 0.1
-  mosaic_prob: 0.0
+  quantization_split: 0.25
+  mosaic_prob: 0.0 # a plain recipe learns these plain pictures fastest
   degrees: 0.0
+  shear: 0.0
+  translate: 0.0
+  hsv_prob: 0.0
 
 training:
   trainer_name: yolod
   batch_size: 16
-  epochs: 12
+  epochs: 21
   warmup_epochs: 1
   no_aug_epochs: 3
-  eval_interval: 3
+  eval_interval: 7
   print_interval: 5
-  fp16: False
   optimizer:
     AdamW:
-      learning_rate: 0.001
+      learning_rate: 0.004
+      weight_decay: 5e-4
 
 postprocessing:
   confidence_thresh: 0.01

@@ -351,7 +351,7 @@ def quantize(run: Run) -> None:
         source, path, calibration, config, lambda done, total: run.reporter.progress("quantize", done, total)
     )
     run.float_onnx, run.model = source, path
-    run.record("quantize", {"path": str(path), "size_kib": path.stat().st_size / 1024, **record})
+    run.record("quantize", {"path": str(path), "float_path": str(source), "size_kib": path.stat().st_size / 1024, **record})
 
 
 # --- predict -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ GRAIN = 12
 class SyntheticDataset(DetectionDataset):
     """Images made on demand; image i of a split is the same on every machine and in every process.
 
-    Backgrounds are smooth noise with gradients; shapes differ in size (12 to 45 % of the image), rotation, colour and
+    Backgrounds are smooth noise with gradients; shapes differ in size (18 to 45 % of the image), rotation, colour and
     shading, and may overlap a little. About one image in twelve has no object. Boxes are the painted extent.
     """
 
@@ -96,7 +96,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _shape_mask(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
     """bool (size, size): a shape somewhere, wholly inside the image."""
-    radius = rng.uniform(0.06, 0.225) * size
+    radius = rng.uniform(0.09, 0.225) * size
     centre = rng.uniform(radius + 1, size - radius - 1, 2)
     turn = rng.uniform(0, 2 * math.pi)
     mask = np.zeros((size, size), np.uint8)

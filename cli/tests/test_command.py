@@ -1,0 +1,173 @@
+"""The command as a user meets it: help, lists, config errors, JSON on stdout and nothing else, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONFIG = """\
+operation_mode: training
+general: { saved_models_dir: models }
+model: { model_name: st_yolodv2milli_actrelu_pt, input_shape: [3, 64, 64] }
+dataset:
+  dataset_name: synthetic
+  class_names: [disc, square]
+  num_images: 8
+  image_size: 64
+  num_workers: 0
+training: { batch_size: 4, epochs: 1, no_aug_epochs: 0, print_interval: 1, device: cpu }
+hydra: { run: { dir: OUT/run } }
+"""
+
+
+def stdet(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stdet_cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (env or {}))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.replace("OUT", str(tmp_path)))
+    return path
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout)
+
+
+HEAVY = """
+import sys
+sys.argv = ["stdet", *{arguments!r}]
+try:
+    from stdet_cli.main import main
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+found = {{"torch", "torchvision", "mmengine", "mlflow", "cv2", "onnx", "onnxruntime", "matplotlib"}} & sys.modules.keys()
+print("HEAVY", sorted(found), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["list", "models"], ["list", "targets", "--json"], ["plugins"], ["config", "check", "CONFIG"], ["config", "schema"]],
+    ids=" ".join,
+)
+def test_commands_that_only_look_import_nothing_heavy(arguments: list[str], config: Path) -> None:
+    arguments = [str(config) if a == "CONFIG" else a for a in arguments]
+    done = subprocess.run([sys.executable, "-c", HEAVY.format(arguments=arguments)], capture_output=True, text=True, check=False)
+    assert "HEAVY []" in done.stderr, done.stderr
+
+
+def test_lists_show_name_origin_version_and_state() -> None:
+    found = {line["name"]: line for line in document(stdet("list", "models", "--json"))}
+    milli = found["st_yolodv2milli_actrelu_pt"]
+    assert (milli["distribution"], milli["state"]) == ("stdet-models-yolod", "available")
+    assert milli["version"]
+    assert "st_yolodv2milli_actrelu_pt\t" in stdet("list", "models").stdout
+    assert {p["name"] for p in document(stdet("plugins", "--json"))} >= {"core", "datasets", "ssd", "stm32", "yolod"}
+
+
+def test_a_broken_plugin_is_shown_and_the_rest_works(tmp_path: Path) -> None:
+    (tmp_path / "acme_broken.py").write_text("raise RuntimeError('boom')")
+    info = tmp_path / "acme_broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[stdet]\nacme = acme_broken\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    states = {p["name"]: p for p in document(stdet("plugins", "--json", env=env))}
+    assert states["acme"]["state"] == "broken"
+    assert "RuntimeError: boom" in states["acme"]["reason"]
+    assert stdet("list", "models", env=env).returncode == 0
+
+
+def test_mistakes_in_a_config_exit_with_two_and_are_listed(config: Path) -> None:
+    config.write_text(config.read_text().replace("epochs: 1", "epochs: none_at_all").replace("batch_size", "batchsize"))
+    done = stdet("config", "check", str(config))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "did you mean `batch_size`" in done.stderr
+    assert "Traceback" not in done.stderr
+    as_json = stdet("train", str(config), "--json")
+    assert as_json.returncode == 2
+    problems = document(as_json)["error"]["problems"]
+    assert {p["key"] for p in problems} == {"training.batchsize", "training.epochs"}
+    assert all(p["place"].startswith(f"{config}:") for p in problems)
+
+
+def test_a_good_config_is_checked_shown_and_reloads(config: Path, tmp_path: Path) -> None:
+    assert "no mistakes" in stdet("config", "check", str(config)).stdout
+    shown = stdet("config", "show", str(config), "training.epochs=7").stdout
+    (tmp_path / "again.yaml").write_text(shown)
+    one, other = (document(stdet("config", "show", "--json", *a)) for a in ((str(config), "training.epochs=7"), (str(tmp_path / "again.yaml"),)))
+    assert one == other
+    assert one["training"]["epochs"] == 7
+    assert "mosaic_prob" in json.dumps(document(stdet("config", "schema")))
+
+
+def test_misuse_of_the_command_exits_with_two() -> None:
+    assert stdet("list", "nothing").returncode == 2
+    assert stdet("no-such-command").returncode == 2
+    missing = stdet("train", "/no/such/file.yaml")
+    assert (missing.returncode, "cannot read the config" in missing.stderr) == (2, True)
+
+
+def test_training_prints_one_json_document_and_never_overwrites_a_run(config: Path, tmp_path: Path) -> None:
+    done = stdet("train", str(config), "--json")
+    assert done.returncode == 0, done.stderr
+    result = document(done)
+    run = Path(result["run_dir"])
+    assert result["stages"]["train"]["best_epoch"] == 1
+    assert {p.name for p in run.iterdir()} >= {"config.yaml", "run.json", "stdet.log", "curves.png", "models"}
+    assert (run / "models" / "st_yolodv2milli_actrelu_pt.onnx").exists()
+    assert json.loads((run / "run.json").read_text()) == result
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    evaluated = stdet("evaluate", str(run / "config.yaml"), f"model.model_path={run}/models/best_ckpt.pth", "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert document(evaluated)["run_dir"] == f"{run}_1"
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_a_checkpoint_of_another_model_is_a_clear_error(config: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"model": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    done = stdet("evaluate", str(config), f"model.model_path={tmp_path}/other.pth")
+    assert done.returncode == 2
+    assert "does not fit st_yolodv2milli_actrelu_pt" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_auto_resumes(config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text().replace("epochs: 1", "epochs: 40"))
+    command = [sys.executable, "-m", "stdet_cli.main", "train", str(config)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "run" / "models" / "latest_ckpt.pth"
+    for _ in range(600):
+        if checkpoint.exists():
+            break
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130, stderr
+    assert "go on with: training.resume_training_from=" in stderr
+    done = stdet("train", str(config), "training.resume_training_from=auto", "training.epochs=40", "--json")
+    assert done.returncode == 0, done.stderr
+    assert Path(document(done)["stages"]["train"]["best_checkpoint"]).parent.parent.name == "run_1"
+
+
+def test_a_bug_is_a_traceback_and_exit_code_one(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import stdet.api\ndef bug(*a, **k): raise ZeroDivisionError('planted')\nstdet.api.run = bug\n")
+    done = stdet("train", str(config), "--json", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "ZeroDivisionError: planted" in done.stderr
+    assert "error" in document(done)

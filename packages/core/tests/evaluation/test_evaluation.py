@@ -1,0 +1,305 @@
+"""Evaluation: AP against pycocotools with files, NMS against slow Python, empty images, integer inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from stdet.data.preprocess import Geometry
+from stdet.errors import ArtifactError, DataError
+from stdet.evaluation.coco import METRICS, EvaluationReport, evaluate, score
+from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, save_image
+from stdet.evaluation.postprocess import detect, select
+from stdet.evaluation.predictors import OnnxPredictor
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.detector import Candidates, Detector, Targets
+from stdet.structures import Annotation, Detections, DetectorSpec, Preprocess
+
+
+class Given(DetectionDataset):
+    """Random ground truth; the last image has none."""
+
+    class_names = ("a", "b", "c")
+
+    def __init__(self, seed: int, count: int = 6, ignore: float = 0.1) -> None:
+        rng = np.random.default_rng(seed)
+        self.annotations = []
+        for index in range(count):
+            n = 0 if index == count - 1 else int(rng.integers(1, 6))
+            corner = rng.uniform(0, 150, (n, 2))
+            boxes = np.hstack([corner, corner + rng.uniform(5, 120, (n, 2))]).astype(np.float32)
+            areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) * rng.uniform(0.4, 1, n)
+            labels = rng.integers(0, 3, n)
+            self.annotations.append(
+                Annotation(100 + index, None, 300, 320, boxes, labels, rng.random(n) < ignore, areas.astype(np.float32))
+            )
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def annotation(self, index: int) -> Annotation:
+        return self.annotations[index]
+
+    def read_image(self, index: int) -> np.ndarray:
+        return np.full((300, 320, 3), index, np.uint8)
+
+
+def guesses(dataset: Given, seed: int) -> dict[int, Detections]:
+    """The truth, shaken, with some wrong boxes."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for index in range(len(dataset)):
+        a = dataset.annotation(index)
+        wrong = rng.uniform(0, 150, (3, 2))
+        boxes = np.vstack([a.boxes + rng.normal(0, 4, a.boxes.shape), np.hstack([wrong, wrong + 60])]).astype(np.float32)
+        labels = np.concatenate([a.labels, rng.integers(0, 3, 3)])
+        found[index] = Detections(boxes, rng.random(len(boxes)).astype(np.float32), labels)
+    return found
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_numbers_are_those_of_pycocotools_fed_with_files(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    folder = tmp_path_factory.mktemp("coco")
+    dataset = Given(seed)
+    found = guesses(dataset, seed + 1)
+    images, annotations, results = [], [], []
+    for index in range(len(dataset)):
+        a = dataset.annotation(index)
+        images.append({"id": a.image_id, "width": a.width, "height": a.height})
+        for box, label, ignore, area in zip(a.boxes.tolist(), a.labels, a.ignore, a.areas, strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": a.image_id,
+                    "category_id": int(label) + 11,
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": float(area),
+                    "iscrowd": int(ignore),
+                }
+            )
+        d = found[index]
+        for box, one, label in zip(d.boxes.astype(float).tolist(), d.scores, d.labels, strict=True):
+            bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            results.append({"image_id": a.image_id, "category_id": int(label) + 11, "bbox": bbox, "score": float(one)})
+    categories = [{"id": 11 + k, "name": n} for k, n in enumerate(dataset.class_names)]
+    (folder / "gt.json").write_text(json.dumps({"info": {}, "images": images, "annotations": annotations, "categories": categories}))
+    (folder / "dt.json").write_text(json.dumps(results))
+    truth = COCO(str(folder / "gt.json"))
+    judge = COCOeval(truth, truth.loadRes(str(folder / "dt.json")), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    metrics, per_class, _, count = score(dataset, found)
+    assert count == sum(int((~a.ignore).sum()) for a in dataset.annotations)
+    for name, expected in zip(METRICS, judge.stats, strict=True):
+        assert (metrics[name] is None) == (expected < 0)
+        if expected >= 0:
+            assert metrics[name] == pytest.approx(expected, abs=1e-9)
+    known = [v["AP"] for v in per_class.values() if v["AP"] is not None]
+    assert np.mean(known) == pytest.approx(judge.stats[0], abs=1e-9)
+
+
+def test_another_iou_threshold_adds_its_own_number() -> None:
+    dataset = Given(1, ignore=0)
+    found = guesses(dataset, 2)
+    strict, loose = (score(dataset, found, t)[0] for t in (0.75, 0.3))
+    assert strict["AP@0.75"] == pytest.approx(strict["AP75"])
+    assert loose["AP@0.3"] is not None
+    assert loose["AP50"] is not None
+    assert loose["AP@0.3"] >= loose["AP50"]
+    assert "AP@0.5" not in score(dataset, found)[0]
+
+
+def test_false_positives_on_an_image_without_objects_cost_precision() -> None:
+    dataset = Given(3, ignore=0)
+    perfect = {i: Detections(a.boxes, np.full(len(a.labels), 0.5, np.float32), a.labels) for i, a in enumerate(dataset.annotations)}
+    assert score(dataset, perfect)[0]["AP"] == pytest.approx(1.0)
+    ghost = np.array([[10, 10, 60, 60]] * 3, np.float32)
+    perfect[len(dataset) - 1] = Detections(ghost, np.full(3, 0.9, np.float32), np.arange(3))
+    worse = score(dataset, perfect)[0]["AP"]
+    assert worse is not None
+    assert worse < 0.9
+
+
+def test_nothing_found_is_zero_and_nothing_to_find_is_unknown() -> None:
+    nothing = {i: Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)) for i in range(6)}
+    assert score(Given(1, ignore=0), nothing)[0]["AP"] == 0
+    assert score(Given(1, count=1), nothing)[0]["AP"] is None
+
+
+def slow_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, confidence: float, overlap: float) -> list[int]:
+    kept: list[int] = []
+    for i in sorted((i for i in range(len(scores)) if scores[i] >= confidence), key=lambda i: -scores[i]):
+        for j in kept:
+            if labels[i] != labels[j]:
+                continue
+            w = min(boxes[i][2], boxes[j][2]) - max(boxes[i][0], boxes[j][0])
+            h = min(boxes[i][3], boxes[j][3]) - max(boxes[i][1], boxes[j][1])
+            both = max(w, 0) * max(h, 0)
+            area = [(b[2] - b[0]) * (b[3] - b[1]) for b in (boxes[i], boxes[j])]
+            if both / (area[0] + area[1] - both) > overlap:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), overlap=st.sampled_from([0.3, 0.65]), limit=st.sampled_from([None, 4]))
+def test_selection_is_the_slow_one(seed: int, overlap: float, limit: int | None) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 60, (1, 25, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 50, (1, 25, 2))], -1).astype(np.float32)
+    scores = rng.random((1, 25, 3)).astype(np.float32)
+    found = select(Candidates(torch.from_numpy(boxes), torch.from_numpy(scores)), 0.6, overlap, limit)[0]
+    best, labels = scores[0].max(-1), scores[0].argmax(-1)
+    expected = slow_nms(boxes[0].astype(float), best, labels, 0.6, overlap)[:limit]
+    np.testing.assert_array_equal(found.boxes, boxes[0][expected])
+    np.testing.assert_array_equal(found.labels, labels[expected])
+
+
+class OneBox(Detector):
+    """Decodes a (B, 1, 5) output: a box in input pixels and a score."""
+
+    output_names = ("output",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = DetectorSpec("one", "one", ("a",), Preprocess(8, 8), "one", (8,))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (images,)
+
+    def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def export_outputs(self, raw: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(raw)
+
+    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
+        return Candidates(outputs[0][..., :4], outputs[0][..., 4:])
+
+    def class_dependent_keys(self) -> frozenset[str]:
+        return frozenset()
+
+
+def border_model(tmp_path: Path, in_type: int, out_type: int) -> Path:
+    """Reads (1, 3, 8, 8), answers the constant box (1, 2, 5, 6) with the mean of the image as its score."""
+    nodes, constants = [], [numpy_helper.from_array(np.array([[[1, 2, 5, 6]]], np.float32), "box")]
+    current = "input"
+    if in_type != TensorProto.FLOAT:
+        zero = np.array(-128 if in_type == TensorProto.INT8 else 0, helper.tensor_dtype_to_np_dtype(in_type))
+        constants += [numpy_helper.from_array(np.array(1.0, np.float32), "si"), numpy_helper.from_array(zero, "zi")]
+        nodes.append(helper.make_node("DequantizeLinear", ["input", "si", "zi"], ["real"]))
+        current = "real"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [current], ["mean"]),
+        helper.make_node("ReduceMean", ["mean"], ["grey"], axes=[1, 2], keepdims=0),
+        helper.make_node("Reshape", ["grey", "shape"], ["flat"]),
+        helper.make_node("Div", ["flat", "full"], ["score"]),
+        helper.make_node("Concat", ["box", "score"], ["joined" if out_type != TensorProto.FLOAT else "output"], axis=2),
+    ]
+    constants += [numpy_helper.from_array(np.array([1, 1, 1]), "shape"), numpy_helper.from_array(np.array(255, np.float32), "full")]
+    if out_type != TensorProto.FLOAT:
+        zero = np.array(3, helper.tensor_dtype_to_np_dtype(out_type))
+        constants += [numpy_helper.from_array(np.array(0.05, np.float32), "so"), numpy_helper.from_array(zero, "zo")]
+        nodes.append(helper.make_node("QuantizeLinear", ["joined", "so", "zo"], ["output"]))
+    graph = helper.make_graph(
+        nodes,
+        "border",
+        [helper.make_tensor_value_info("input", in_type, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("output", out_type, [1, 1, 5])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path = tmp_path / "border.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("in_type", [TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8])
+@pytest.mark.parametrize("out_type", [TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8])
+def test_integer_borders_are_converted_by_their_own_scales(tmp_path: Path, in_type: int, out_type: int) -> None:
+    predictor = OnnxPredictor(border_model(tmp_path, in_type, out_type), OneBox())
+    images = torch.stack([torch.full((3, 8, 8), 51.0), torch.full((3, 8, 8), 204.0)])
+    found = predictor(images)
+    assert found.boxes[:, 0].tolist() == pytest.approx([[1, 2, 5, 6]] * 2, abs=0.03) if out_type == 1 else True
+    np.testing.assert_allclose(found.boxes[:, 0].numpy(), [[1, 2, 5, 6]] * 2, atol=0.03)
+    np.testing.assert_allclose(found.scores[:, 0, 0].numpy(), [0.2, 0.8], atol=0.03)
+
+
+def test_a_file_that_is_no_onnx_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"nothing")
+    with pytest.raises(ArtifactError, match=r"x\.onnx"):
+        OnnxPredictor(tmp_path / "x.onnx", OneBox())
+
+
+def test_the_whole_way_from_images_to_a_report(tmp_path: Path) -> None:
+    dataset = Given(5, ignore=0)
+    preprocess = Preprocess(8, 8, "letterbox")
+    ratio = 8 / 320
+    seen: list[int] = []
+
+    def oracle(images: Tensor) -> Candidates:
+        """Knows the image by its colour and answers its ground truth."""
+        boxes, scores = torch.zeros(len(images), 6, 4), torch.zeros(len(images), 6, 3)
+        for row, image in enumerate(images):
+            a = dataset.annotation(int(image[0, 0, 0]))
+            seen.append(int(image[0, 0, 0]))
+            n = len(a.labels)
+            boxes[row, :n] = torch.from_numpy(Geometry(ratio, ratio).to_input(a.boxes))
+            scores[row, range(n), a.labels] = 0.9
+        return Candidates(boxes, scores)
+
+    ticks: list[int] = []
+    report = evaluate(oracle, dataset, preprocess, batch_size=4, progress=lambda done, total: ticks.append(done))
+    assert sorted(seen) == list(range(6))
+    assert ticks[-1] == 6
+    assert report.metrics["AP"] == pytest.approx(1.0)
+    assert report.images == 6
+    assert report.thresholds == {"confidence": 0.001, "nms": 0.65, "max_detections": None}
+    report.save(tmp_path / "r.json")
+    assert EvaluationReport.read(tmp_path / "r.json") == report
+    (tmp_path / "r.json").write_text('{"format": "other"}')
+    with pytest.raises(ArtifactError, match="format"):
+        EvaluationReport.read(tmp_path / "r.json")
+    one = detect(oracle, dataset.read_image(0), preprocess, 0.5, 0.65)
+    np.testing.assert_allclose(np.sort(one.boxes, 0), np.sort(dataset.annotation(0).boxes, 0), atol=1)
+
+
+def test_an_empty_evaluation_set_is_an_error() -> None:
+    with pytest.raises(DataError, match="no image"):
+        evaluate(lambda images: Candidates(images, images), Given(1, count=0), Preprocess(8, 8))
+
+
+def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    score(Given(1), guesses(Given(1), 2))
+    assert capsys.readouterr().out == ""
+
+
+def test_pictures_are_written_and_show_the_boxes(tmp_path: Path) -> None:
+    image = np.zeros((80, 100, 3), np.uint8)
+    found = Detections(np.array([[20, 30, 70, 60]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    drawn = draw_detections(image, found, ["a"], np.array([[5, 5, 15, 15]]))
+    assert drawn[45, 20].any()
+    assert (drawn[10, 5] == 255).all()
+    assert not image.any()
+    save_image(tmp_path / "sheet.png", contact_sheet([drawn] * 5))
+    history = [{"epoch": 1.0, "total": 3.0, "box_loss": 1.0}, {"epoch": 2.0, "total": 2.0, "box_loss": 0.5, "AP": 0.1, "AP50": 0.3}]
+    plot_history(history, tmp_path / "curves.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 500
+    assert (tmp_path / "curves.png").stat().st_size > 5000

@@ -1,0 +1,62 @@
+"""Our readers and recipes keep the contracts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stdet.interfaces.dataset import DatasetRequest
+from stdet.testing import DatasetContract, TransformContract
+from stdet_datasets.options import SyntheticOptions
+from stdet_datasets.synthetic import SyntheticDataset, write_coco
+
+SMALL = SyntheticOptions(num_images=12, image_size=64)
+
+
+class TestSynthetic(DatasetContract):
+    name = "synthetic"
+
+    def request(self, tmp_path: Path) -> DatasetRequest:
+        return DatasetRequest("train", options=SMALL)
+
+
+class TestCoco(DatasetContract):
+    name = "coco"
+
+    def request(self, tmp_path: Path) -> DatasetRequest:
+        path = write_coco(SyntheticDataset(DatasetRequest("train", options=SMALL)), tmp_path, "train")
+        return DatasetRequest("train", tmp_path / "train", path)
+
+
+class TestFolder(DatasetContract):
+    name = "folder"
+
+    def request(self, tmp_path: Path) -> DatasetRequest:
+        write_coco(SyntheticDataset(DatasetRequest("train", options=SMALL)), tmp_path, "train")
+        return DatasetRequest("prediction", tmp_path / "train")
+
+
+class TestVoc(DatasetContract):
+    name = "voc"
+
+    def request(self, tmp_path: Path) -> DatasetRequest:
+        dataset = SyntheticDataset(DatasetRequest("train", options=SMALL))
+        write_coco(dataset, tmp_path, "train")
+        folder = tmp_path / "Annotations"
+        folder.mkdir()
+        for index in range(len(dataset)):
+            a = dataset.annotation(index)
+            objects = "".join(
+                f"<object><name>{dataset.class_names[label]}</name><bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
+                f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+                for (x1, y1, x2, y2), label in zip(a.boxes, a.labels, strict=True)
+            )
+            (folder / f"{a.image_id:012d}.xml").write_text(f"<annotation>{objects}</annotation>")
+        return DatasetRequest("train", tmp_path / "train", folder)
+
+
+class TestYolox(TransformContract):
+    name = "yolox"
+
+
+class TestSsd(TransformContract):
+    name = "ssd"
