@@ -40,7 +40,9 @@ def test_every_registered_component_has_a_contract_test() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and any(getattr(b, "id", "").endswith("Contract") for b in node.bases):
                 for statement in node.body:
-                    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+                    targets = (
+                        statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+                    )
                     if any(getattr(t, "id", "") == "name" for t in targets):
                         tested.add(str(getattr(statement.value, "value", "")))  # type: ignore[attr-defined]
     catalogue, states = load_plugins()
@@ -90,7 +92,12 @@ def test_the_whole_chain_runs_and_every_number_can_be_traced(tmp_path: Path) -> 
     stages = result.document["stages"]
     assert list(stages) == ["train", "export", "evaluate_float", "quantize", "evaluate_int8", "bench"]
     models = tmp_path / "run" / "models"
-    assert {p.name for p in models.glob("*.pth")} == {"best_ckpt.pth", "latest_ckpt.pth", "epoch_1_ckpt.pth", "epoch_2_ckpt.pth"}
+    assert {p.name for p in models.glob("*.pth")} == {
+        "best_ckpt.pth",
+        "latest_ckpt.pth",
+        "epoch_1_ckpt.pth",
+        "epoch_2_ckpt.pth",
+    }
     assert list((models / "tensorboard").iterdir())
     float_onnx, int8_onnx = models / "st_yolodv2milli_actrelu_pt.onnx", Path(stages["quantize"]["path"])
     assert int8_onnx.name == "st_yolodv2milli_actrelu_pt_qdq_int8.onnx"
@@ -110,7 +117,11 @@ def test_the_whole_chain_runs_and_every_number_can_be_traced(tmp_path: Path) -> 
     predicted = api.run(
         api.load_config(
             tmp_path / "run" / "config.yaml",
-            [f"model.model_path={int8_onnx}", f"dataset.prediction_path={_images(tmp_path)}", "postprocessing.confidence_thresh=0"],
+            [
+                f"model.model_path={int8_onnx}",
+                f"dataset.prediction_path={_images(tmp_path)}",
+                "postprocessing.confidence_thresh=0",
+            ],
             "prediction",
         ),
         SilentReporter(),
@@ -145,7 +156,9 @@ def test_a_full_disk_while_saving_keeps_the_checkpoint_before(tmp_path: Path) ->
         "sys.argv = ['stdet', 'train', *sys.argv[1:]]\n"
         "app()\n"
     )
-    (tmp_path / "c.yaml").write_text(CHAIN.format(out=tmp_path).replace("epochs: 2", "epochs: 3").replace("logger", "logger"))
+    (tmp_path / "c.yaml").write_text(
+        CHAIN.format(out=tmp_path).replace("epochs: 2", "epochs: 3").replace("logger", "logger")
+    )
     arguments = [str(tmp_path / "c.yaml"), "general.logger=None", "training.save_history_ckpt=False"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
@@ -208,8 +221,13 @@ def test_each_package_works_from_its_wheel_with_what_it_declares(distribution: s
     package = next(p.name for p in (source / "src").iterdir() if (p / "__init__.py").exists())
     names = closure(distribution)
     provided = importlib.metadata.packages_distributions()
-    allowed = {top for top, owners in provided.items() if any(re.sub(r"[-_.]+", "-", o).lower() in names for o in owners)}
-    own = {d: next(p.name for p in (ROOT / f / "src").iterdir() if (p / "__init__.py").exists()) for d, f in DISTRIBUTIONS.items()}
+    allowed = {
+        top for top, owners in provided.items() if any(re.sub(r"[-_.]+", "-", o).lower() in names for o in owners)
+    }
+    own = {
+        d: next(p.name for p in (ROOT / f / "src").iterdir() if (p / "__init__.py").exists())
+        for d, f in DISTRIBUTIONS.items()
+    }
     allowed = (allowed - set(own.values())) | {own[d] for d in DISTRIBUTIONS if d in names}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, str(unpacked), package, json.dumps(sorted(allowed))],

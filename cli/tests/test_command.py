@@ -59,12 +59,21 @@ print("HEAVY", sorted(found), file=sys.stderr)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["list", "models"], ["list", "targets", "--json"], ["plugins"], ["config", "check", "CONFIG"], ["config", "schema"]],
+    [
+        ["--help"],
+        ["list", "models"],
+        ["list", "targets", "--json"],
+        ["plugins"],
+        ["config", "check", "CONFIG"],
+        ["config", "schema"],
+    ],
     ids=" ".join,
 )
 def test_commands_that_only_look_import_nothing_heavy(arguments: list[str], config: Path) -> None:
     arguments = [str(config) if a == "CONFIG" else a for a in arguments]
-    done = subprocess.run([sys.executable, "-c", HEAVY.format(arguments=arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HEAVY.format(arguments=arguments)], capture_output=True, text=True, check=False
+    )
     assert "HEAVY []" in done.stderr, done.stderr
 
 
@@ -108,7 +117,10 @@ def test_a_good_config_is_checked_shown_and_reloads(config: Path, tmp_path: Path
     assert "no mistakes" in stdet("config", "check", str(config)).stdout
     shown = stdet("config", "show", str(config), "training.epochs=7").stdout
     (tmp_path / "again.yaml").write_text(shown)
-    one, other = (document(stdet("config", "show", "--json", *a)) for a in ((str(config), "training.epochs=7"), (str(tmp_path / "again.yaml"),)))
+    one, other = (
+        document(stdet("config", "show", "--json", *a))
+        for a in ((str(config), "training.epochs=7"), (str(tmp_path / "again.yaml"),))
+    )
     assert one == other
     assert one["training"]["epochs"] == 7
     assert "mosaic_prob" in json.dumps(document(stdet("config", "schema")))
@@ -166,7 +178,9 @@ def test_ctrl_c_leaves_a_checkpoint_that_auto_resumes(config: Path, tmp_path: Pa
 
 
 def test_a_bug_is_a_traceback_and_exit_code_one(config: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import stdet.api\ndef bug(*a, **k): raise ZeroDivisionError('planted')\nstdet.api.run = bug\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import stdet.api\ndef bug(*a, **k): raise ZeroDivisionError('planted')\nstdet.api.run = bug\n"
+    )
     done = stdet("train", str(config), "--json", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
     assert "ZeroDivisionError: planted" in done.stderr

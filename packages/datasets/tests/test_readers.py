@@ -39,7 +39,14 @@ def coco_document() -> dict[str, Any]:
         ],
         "categories": [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}],
         "annotations": [
-            {"image_id": 9, "category_id": 7, "bbox": [5, 6, 10, 20], "area": 150.0, "iscrowd": 0, "segmentation": [[1, 2]]},
+            {
+                "image_id": 9,
+                "category_id": 7,
+                "bbox": [5, 6, 10, 20],
+                "area": 150.0,
+                "iscrowd": 0,
+                "segmentation": [[1, 2]],
+            },
             {"image_id": 9, "category_id": 2, "bbox": [50, 30, 20, 20], "area": 400, "iscrowd": 0},
             {"image_id": 9, "category_id": 2, "bbox": [0, 0, 60, 40], "area": 2400, "iscrowd": 1},
         ],
@@ -221,9 +228,18 @@ def test_voc_counts_pixels_from_one(tmp_path: Path) -> None:
             "object 1 has no name",
         ),
         ('<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>', "declares a DTD or entities"),
-        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>', "declares a DTD or entities"),
-        ("<annotation>" + VOC_OBJECT.format(70, 1, 80, 2, name="dog", difficult=0) + "</annotation>", "1 boxes outside"),
-        ("<annotation>" + VOC_OBJECT.format("nan", 1, 80, 2, name="dog", difficult=0) + "</annotation>", "1 boxes outside"),
+        (
+            '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>',
+            "declares a DTD or entities",
+        ),
+        (
+            "<annotation>" + VOC_OBJECT.format(70, 1, 80, 2, name="dog", difficult=0) + "</annotation>",
+            "1 boxes outside",
+        ),
+        (
+            "<annotation>" + VOC_OBJECT.format("nan", 1, 80, 2, name="dog", difficult=0) + "</annotation>",
+            "1 boxes outside",
+        ),
     ],
 )
 def test_bad_voc_files_are_named(tmp_path: Path, xml: str, message: str) -> None:
@@ -261,7 +277,9 @@ def test_bccd_is_read_whole() -> None:
         pytest.skip("bccd isn't here")
     counts = {}
     for split in ("train", "val", "test"):
-        request = DatasetRequest(split, root / "JPEGImages", root / "Annotations", root / f"ImageSets/Main/{split}.txt", on_bad_data="skip")
+        request = DatasetRequest(
+            split, root / "JPEGImages", root / "Annotations", root / f"ImageSets/Main/{split}.txt", on_bad_data="skip"
+        )
         dataset = VocDataset(request)
         assert dataset.class_names == ("Platelets", "RBC", "WBC")
         counts[split] = len(dataset)
@@ -305,7 +323,8 @@ def test_synthetic_boxes_are_the_painted_extent() -> None:
         x1, y1, x2, y2 = (int(v) for v in a.boxes[0])
         image = dataset.read_image(index).astype(int)
         inner = np.abs(image[y1:y2, x1:x2] - image[max(y1 - 1, 0), max(x1 - 1, 0)]).max(2)
-        assert (inner[:, 0] > 24).any() and (inner[:, -1] > 24).any() and (inner[0] > 24).any() and (inner[-1] > 24).any()
+        for edge in (inner[:, 0], inner[:, -1], inner[0], inner[-1]):
+            assert (edge > 24).any()
         checked += 1
     assert checked > 30
 

@@ -30,7 +30,9 @@ def painted(seed: int = 0, value: int = 255, size: tuple[int, int] = (120, 200))
     return Sample(image, np.array([[x1, y1, x2, y2]], np.float32), np.array([seed % 3]))
 
 
-def context(seed: int = 0, draw: Callable[[], Sample] | None = None, strong: bool = True, preprocess: Preprocess = PREPROCESS) -> TransformContext:
+def context(
+    seed: int = 0, draw: Callable[[], Sample] | None = None, strong: bool = True, preprocess: Preprocess = PREPROCESS
+) -> TransformContext:
     empty = Sample(np.zeros((50, 50, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     return TransformContext(np.random.default_rng(seed), draw or (lambda: empty), preprocess, strong)
 
@@ -65,7 +67,10 @@ def test_boxes_follow_the_pixels_through_the_yolox_recipe(seed: int, mosaic: boo
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_turned_box_surrounds_the_turned_pixels(seed: int) -> None:
-    matrix = shift(80, 80) @ random_affine(np.random.default_rng(seed), degrees=45, scale=(0.5, 1.2), shear=8, translate=0.1, size=(160, 160)) @ shift(-100, -60)  # fmt: skip
+    turn = random_affine(
+        np.random.default_rng(seed), degrees=45, scale=(0.5, 1.2), shear=8, translate=0.1, size=(160, 160)
+    )
+    matrix = shift(80, 80) @ turn @ shift(-100, -60)
     sample = painted(seed)
     canvas = np.zeros((160, 160, 3), np.uint8)
     paste(sample.image, canvas, matrix)
@@ -115,10 +120,16 @@ def test_a_mosaic_shows_its_middle_where_four_images_meet() -> None:
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("key", ["mosaic_prob", "flip_prob", "hsv_prob", "mixup_prob"])
 def test_probabilities_are_kept(key: str, probability: float) -> None:
-    options = PLAIN | {"mosaic_prob": 1.0 if key == "mixup_prob" else 0.0, "enable_mixup": key == "mixup_prob", key: probability}
+    options = PLAIN | {
+        "mosaic_prob": 1.0 if key == "mixup_prob" else 0.0,
+        "enable_mixup": key == "mixup_prob",
+        key: probability,
+    }
     recipe = YoloxRecipe(YoloxAugmentation(**options))
     base = YoloxRecipe(YoloxAugmentation(**options | {key: 0.0}))
-    sample = Sample(np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (120, 1, 3)) // 2 + 60, painted().boxes, painted().labels)
+    sample = Sample(
+        np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (120, 1, 3)) // 2 + 60, painted().boxes, painted().labels
+    )
     draws = []
 
     def partner() -> Sample:
@@ -242,7 +253,9 @@ def test_the_photometric_part_stays_in_range_and_changes_colours() -> None:
     assert sum(not np.array_equal(o, image) for o in outs) > 15
 
 
-@pytest.mark.parametrize("bad", [{"mosaic_prob": 1.5}, {"mosaic_scale": (2, 1)}, {"random_size": (0, 3)}, {"degrees": -1}, {"shear": 90}])
+@pytest.mark.parametrize(
+    "bad", [{"mosaic_prob": 1.5}, {"mosaic_scale": (2, 1)}, {"random_size": (0, 3)}, {"degrees": -1}, {"shear": 90}]
+)
 def test_values_out_of_range_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         YoloxAugmentation(**bad)

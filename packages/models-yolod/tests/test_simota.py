@@ -21,7 +21,7 @@ def slow_iou(a: list[float], b: list[float]) -> float:
     return overlap / union if union > 0 else 0.0
 
 
-def slow_assign(boxes, cls, obj, centres, strides, gt, labels) -> Found:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def slow_assign(boxes, cls, obj, centres, strides, gt, labels) -> Found:  # type: ignore[no-untyped-def]
     """Image and anchor to box and IoU."""
     found: Found = {}
     for image in range(len(boxes)):
@@ -45,7 +45,8 @@ def slow_assign(boxes, cls, obj, centres, strides, gt, labels) -> Found:  # type
             for a in candidates:
                 p = (torch.sigmoid(cls[image, a]) * torch.sigmoid(obj[image, a])).sqrt().tolist()
                 bce = sum(
-                    -max(math.log(v), -100) if c == labels[image, g] else -max(math.log1p(-v), -100) for c, v in enumerate(p)
+                    -max(math.log(v), -100) if c == labels[image, g] else -max(math.log1p(-v), -100)
+                    for c, v in enumerate(p)
                 )
                 costs[g, a] = bce - 3 * math.log(ious[a] + 1e-8) + (0 if a in near[g] else 1e6)
             k = max(1, int(sum(sorted(ious.values(), reverse=True)[:10])))
@@ -60,7 +61,7 @@ def slow_assign(boxes, cls, obj, centres, strides, gt, labels) -> Found:  # type
     return found
 
 
-def random_case(seed: int, size: int, count: int, sharp: float):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def random_case(seed: int, size: int, count: int, sharp: float):  # type: ignore[no-untyped-def]
     """Predictions that resemble the ground truth more the larger `sharp` is, so that k goes up to 10."""
     rng = torch.Generator().manual_seed(seed)
     cells, strides = [], []
@@ -85,12 +86,18 @@ def random_case(seed: int, size: int, count: int, sharp: float):  # type: ignore
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), size=st.sampled_from([32, 64, 96]), count=st.integers(1, 9), sharp=st.sampled_from([0.0, 0.5, 0.95]))
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([32, 64, 96]),
+    count=st.integers(1, 9),
+    sharp=st.sampled_from([0.0, 0.5, 0.95]),
+)
 def test_the_assignment_is_the_papers(seed: int, size: int, count: int, sharp: float) -> None:
     case = random_case(seed, size, count, sharp)
     fast = assign(*case)
     found = {
-        (int(i), int(a)): (int(g), float(v)) for i, a, g, v in zip(fast.image, fast.anchor, fast.box, fast.iou, strict=True)
+        (int(i), int(a)): (int(g), float(v))
+        for i, a, g, v in zip(fast.image, fast.anchor, fast.box, fast.iou, strict=True)
     }
     expected = slow_assign(*case)
     assert {key: box for key, (box, _) in found.items()} == {key: box for key, (box, _) in expected.items()}

@@ -176,7 +176,7 @@ def _summary(results: dict[str, Any]) -> Table:
                 form,
                 _number(report and report["metrics"]["AP"], "{:.4f}"),
                 _number(report and report["metrics"]["AP50"], "{:.4f}"),
-                _number(path and path.stat().st_size / 1024, "{:.1f}"),
+                _number(path.stat().st_size / 1024 if path else None, "{:.1f}"),
                 _number(_kib(estimate.get("weights_bytes")), "{:.1f}"),
                 _number(_kib(estimate.get("activations_bytes")), "{:.1f}"),
                 _number(estimate.get("macc") and estimate["macc"] / 1e6, "{:.2f}"),

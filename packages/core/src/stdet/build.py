@@ -163,7 +163,7 @@ class Builder:
             batch_size=training.batch_size,
             seed=self.config.dataset.seed,
             epochs=training.epochs,
-            no_aug_epochs=training.no_aug_epochs,
+            no_aug_epochs=training.no_aug_epochs or 0,
             num_workers=self.config.dataset.num_workers,
             sizes=multiscale_sizes(
                 spec.preprocess.size,
@@ -175,6 +175,7 @@ class Builder:
     def optimizer(self, detector: Detector) -> torch.optim.Optimizer:
         """The optimizer over the detector's parameter groups, with the options of its config block."""
         optimizer = self.config.training.optimizer
+        assert optimizer is not None  # filled in when the config was checked, as are the other values below
         groups = detector.parameter_groups(
             optimizer.learning_rate, optimizer.weight_decay, self.config.options.training
         )
@@ -183,7 +184,8 @@ class Builder:
     def scheduler(self, steps_per_epoch: int) -> Scheduler:
         """The schedule for an epoch of `steps_per_epoch` optimizer steps."""
         training = self.config.training
-        length = ScheduleLength(training.epochs, steps_per_epoch, training.no_aug_epochs)
+        assert training.scheduler is not None
+        length = ScheduleLength(training.epochs, steps_per_epoch, training.no_aug_epochs or 0)
         return self.catalogue.build("schedulers", training.scheduler, length, self.config.options.scheduler)
 
     def train_settings(self) -> TrainSettings:
@@ -194,8 +196,8 @@ class Builder:
             eval_interval=training.eval_interval,
             print_interval=training.print_interval,
             accumulate=training.accumulate,
-            no_aug_epochs=training.no_aug_epochs,
-            ema=training.ema,
+            no_aug_epochs=training.no_aug_epochs or 0,
+            ema=bool(training.ema),
             channels_last=training.channels_last,
             compile=training.compile,
             save_history=training.save_history_ckpt,

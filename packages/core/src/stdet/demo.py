@@ -45,6 +45,10 @@ postprocessing:
   confidence_thresh: 0.01
   NMS_thresh: 0.65
 
+quantization:
+  onnx_quant_parameters:
+    calibrate_method: Percentile
+
 benchmarking:
   board: stm32n6570-dk
   backends: [host, estimate]

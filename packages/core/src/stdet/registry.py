@@ -14,7 +14,7 @@ from stdet.errors import PluginError
 
 KINDS = ("models", "datasets", "transforms", "schedulers", "targets")
 
-PROVIDED_BY = {
+PROVIDED_BY: dict[str, dict[str, tuple[str, ...]]] = {
     "models": {
         "stdet-models-ssd": (
             "ssd_mobilenetv1_pt",

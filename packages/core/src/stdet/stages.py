@@ -27,10 +27,11 @@ from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import BenchReport
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.reporter import Reporter
+from stdet.interfaces.tracker import Tracker
 from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights
 from stdet.structures import DetectorSpec
-from stdet.tracking import MlflowTracker, TensorBoardTracker, Tracker, Trackers
+from stdet.tracking import MlflowTracker, TensorBoardTracker, Trackers
 
 log = logging.getLogger(__name__)
 
@@ -351,7 +352,9 @@ def quantize(run: Run) -> None:
         source, path, calibration, config, lambda done, total: run.reporter.progress("quantize", done, total)
     )
     run.float_onnx, run.model = source, path
-    run.record("quantize", {"path": str(path), "float_path": str(source), "size_kib": path.stat().st_size / 1024, **record})
+    run.record(
+        "quantize", {"path": str(path), "float_path": str(source), "size_kib": path.stat().st_size / 1024, **record}
+    )
 
 
 # --- predict -----------------------------------------------------------------------------------------------------------

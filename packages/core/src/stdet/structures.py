@@ -168,6 +168,9 @@ class Sample:
 
     __slots__ = ("_image", "_read", "boxes", "height", "labels", "width")
 
+    _image: np.ndarray | None
+    _read: Callable[[], np.ndarray] | None
+
     def __init__(
         self,
         image: np.ndarray | Callable[[], np.ndarray],

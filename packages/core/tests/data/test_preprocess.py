@@ -26,7 +26,11 @@ def photo(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("ours", "pillow"),
-    [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC), ("lanczos3", Image.Resampling.LANCZOS)],
+    [
+        ("bilinear", Image.Resampling.BILINEAR),
+        ("bicubic", Image.Resampling.BICUBIC),
+        ("lanczos3", Image.Resampling.LANCZOS),
+    ],
 )
 def test_enlarging_agrees_with_pillow(ours: str, pillow: Image.Resampling) -> None:
     image = photo()
@@ -111,7 +115,10 @@ def test_boxes_follow_the_pixels_and_come_back(
 
 def test_every_colour_mode_is_obeyed() -> None:
     image = photo(4, 5)
-    modes = {m: to_tensor_layout(image, Preprocess(4, 5, color_mode=m, mean=(0.0,) * n, std=(1.0,) * n)) for m, n in (("rgb", 3), ("bgr", 3), ("grayscale", 1), ("rgba", 4))}  # type: ignore[arg-type]  # fmt: skip
+    modes = {}
+    for mode, n in (("rgb", 3), ("bgr", 3), ("grayscale", 1), ("rgba", 4)):
+        preprocess = Preprocess(4, 5, color_mode=mode, mean=(0.0,) * n, std=(1.0,) * n)  # type: ignore[arg-type]
+        modes[mode] = to_tensor_layout(image, preprocess)
     assert np.array_equal(modes["rgb"], image.transpose(2, 0, 1))
     assert np.array_equal(modes["bgr"], image.transpose(2, 0, 1)[::-1])
     luma = np.asarray(Image.fromarray(image).convert("L")).astype(int)

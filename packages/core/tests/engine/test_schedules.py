@@ -68,5 +68,5 @@ def test_multi_step_equals_torch() -> None:
 
 @pytest.mark.parametrize("milestones", ["5,2", [0, 3], [], [3, 3]])
 def test_milestones_that_do_not_ascend_are_refused(milestones: object) -> None:
-    with pytest.raises(ValueError, match="ascending|epoch"):
+    with pytest.raises(ValueError, match=r"ascending|epoch"):
         MultiStepOptions(milestones=milestones)

@@ -63,7 +63,9 @@ def guesses(dataset: Given, seed: int) -> dict[int, Detections]:
     for index in range(len(dataset)):
         a = dataset.annotation(index)
         wrong = rng.uniform(0, 150, (3, 2))
-        boxes = np.vstack([a.boxes + rng.normal(0, 4, a.boxes.shape), np.hstack([wrong, wrong + 60])]).astype(np.float32)
+        boxes = np.vstack([a.boxes + rng.normal(0, 4, a.boxes.shape), np.hstack([wrong, wrong + 60])]).astype(
+            np.float32
+        )
         labels = np.concatenate([a.labels, rng.integers(0, 3, 3)])
         found[index] = Detections(boxes, rng.random(len(boxes)).astype(np.float32), labels)
     return found
@@ -71,7 +73,9 @@ def guesses(dataset: Given, seed: int) -> dict[int, Detections]:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_the_numbers_are_those_of_pycocotools_fed_with_files(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_the_numbers_are_those_of_pycocotools_fed_with_files(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
     folder = tmp_path_factory.mktemp("coco")
     dataset = Given(seed)
     found = guesses(dataset, seed + 1)
@@ -95,7 +99,9 @@ def test_the_numbers_are_those_of_pycocotools_fed_with_files(tmp_path_factory: p
             bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             results.append({"image_id": a.image_id, "category_id": int(label) + 11, "bbox": bbox, "score": float(one)})
     categories = [{"id": 11 + k, "name": n} for k, n in enumerate(dataset.class_names)]
-    (folder / "gt.json").write_text(json.dumps({"info": {}, "images": images, "annotations": annotations, "categories": categories}))
+    (folder / "gt.json").write_text(
+        json.dumps({"info": {}, "images": images, "annotations": annotations, "categories": categories})
+    )
     (folder / "dt.json").write_text(json.dumps(results))
     truth = COCO(str(folder / "gt.json"))
     judge = COCOeval(truth, truth.loadRes(str(folder / "dt.json")), "bbox")
@@ -125,7 +131,10 @@ def test_another_iou_threshold_adds_its_own_number() -> None:
 
 def test_false_positives_on_an_image_without_objects_cost_precision() -> None:
     dataset = Given(3, ignore=0)
-    perfect = {i: Detections(a.boxes, np.full(len(a.labels), 0.5, np.float32), a.labels) for i, a in enumerate(dataset.annotations)}
+    perfect = {
+        i: Detections(a.boxes, np.full(len(a.labels), 0.5, np.float32), a.labels)
+        for i, a in enumerate(dataset.annotations)
+    }
     assert score(dataset, perfect)[0]["AP"] == pytest.approx(1.0)
     ghost = np.array([[10, 10, 60, 60]] * 3, np.float32)
     perfect[len(dataset) - 1] = Detections(ghost, np.full(3, 0.9, np.float32), np.arange(3))
@@ -135,7 +144,9 @@ def test_false_positives_on_an_image_without_objects_cost_precision() -> None:
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_unknown() -> None:
-    nothing = {i: Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)) for i in range(6)}
+    nothing = {
+        i: Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)) for i in range(6)
+    }
     assert score(Given(1, ignore=0), nothing)[0]["AP"] == 0
     assert score(Given(1, count=1), nothing)[0]["AP"] is None
 
@@ -212,7 +223,10 @@ def border_model(tmp_path: Path, in_type: int, out_type: int) -> Path:
         helper.make_node("Div", ["flat", "full"], ["score"]),
         helper.make_node("Concat", ["box", "score"], ["joined" if out_type != TensorProto.FLOAT else "output"], axis=2),
     ]
-    constants += [numpy_helper.from_array(np.array([1, 1, 1]), "shape"), numpy_helper.from_array(np.array(255, np.float32), "full")]
+    constants += [
+        numpy_helper.from_array(np.array([1, 1, 1]), "shape"),
+        numpy_helper.from_array(np.array(255, np.float32), "full"),
+    ]
     if out_type != TensorProto.FLOAT:
         zero = np.array(3, helper.tensor_dtype_to_np_dtype(out_type))
         constants += [numpy_helper.from_array(np.array(0.05, np.float32), "so"), numpy_helper.from_array(zero, "zo")]
@@ -237,7 +251,6 @@ def test_integer_borders_are_converted_by_their_own_scales(tmp_path: Path, in_ty
     predictor = OnnxPredictor(border_model(tmp_path, in_type, out_type), OneBox())
     images = torch.stack([torch.full((3, 8, 8), 51.0), torch.full((3, 8, 8), 204.0)])
     found = predictor(images)
-    assert found.boxes[:, 0].tolist() == pytest.approx([[1, 2, 5, 6]] * 2, abs=0.03) if out_type == 1 else True
     np.testing.assert_allclose(found.boxes[:, 0].numpy(), [[1, 2, 5, 6]] * 2, atol=0.03)
     np.testing.assert_allclose(found.scores[:, 0, 0].numpy(), [0.2, 0.8], atol=0.03)
 
@@ -299,7 +312,10 @@ def test_pictures_are_written_and_show_the_boxes(tmp_path: Path) -> None:
     assert (drawn[10, 5] == 255).all()
     assert not image.any()
     save_image(tmp_path / "sheet.png", contact_sheet([drawn] * 5))
-    history = [{"epoch": 1.0, "total": 3.0, "box_loss": 1.0}, {"epoch": 2.0, "total": 2.0, "box_loss": 0.5, "AP": 0.1, "AP50": 0.3}]
+    history = [
+        {"epoch": 1.0, "total": 3.0, "box_loss": 1.0},
+        {"epoch": 2.0, "total": 2.0, "box_loss": 0.5, "AP": 0.1, "AP50": 0.3},
+    ]
     plot_history(history, tmp_path / "curves.png")
     assert (tmp_path / "sheet.png").stat().st_size > 500
     assert (tmp_path / "curves.png").stat().st_size > 5000

@@ -136,7 +136,12 @@ def test_files_that_are_no_weights_are_refused_and_nothing_runs(tmp_path: Path) 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(tmp_path / "touched")))
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     torch.save([1, 2], tmp_path / "list.pth")
-    for name, message in (("evil", "cannot read weights"), ("lfs", "Git LFS pointer"), ("list", "no state dict"), ("none", "no weights at")):
+    for name, message in (
+        ("evil", "cannot read weights"),
+        ("lfs", "Git LFS pointer"),
+        ("list", "no state dict"),
+        ("none", "no weights at"),
+    ):
         with pytest.raises(ModelError, match=message):
             load_weights(Small(), tmp_path / f"{name}.pth")
     assert not (tmp_path / "touched").exists()

@@ -150,7 +150,7 @@ def test_an_unknown_name_gets_close_matches(plant: Plant, load: Load) -> None:
 
 
 def test_a_name_of_ours_that_is_not_installed_says_where_to_get_it(load: Load) -> None:
-    with pytest.raises(PluginError, match="provided by stdet-models-ssd, which is not installed") as caught:
+    with pytest.raises(PluginError, match=r"provided by stdet-models-ssd, which is not installed") as caught:
         load()[0].entry("models", "ssd_mobilenetv2_pt")
     assert caught.value.hint == "pip install stdet-models-ssd"
     with pytest.raises(PluginError, match="did you mean `ssd_mobilenetv2_pt`"):
@@ -159,7 +159,7 @@ def test_a_name_of_ours_that_is_not_installed_says_where_to_get_it(load: Load) -
 
 def test_a_name_of_a_plugin_that_was_set_aside_says_why(plant: Plant, load: Load) -> None:
     plant("stdet-models-ssd", "raise RuntimeError('no luck')")
-    with pytest.raises(PluginError, match="set aside: .*no luck"):
+    with pytest.raises(PluginError, match=r"set aside: .*no luck"):
         load()[0].entry("models", "ssd_mobilenetv2_pt")
 
 
@@ -169,7 +169,9 @@ def test_a_target_that_can_not_be_imported_names_the_distribution(plant: Plant, 
         load()[0].build("schedulers", "flat")
 
 
-@pytest.mark.parametrize("name", ["os.system", "os:system", "stdet.engine.schedules.Cosine", "builtins.eval", "mmengine::x"])
+@pytest.mark.parametrize(
+    "name", ["os.system", "os:system", "stdet.engine.schedules.Cosine", "builtins.eval", "mmengine::x"]
+)
 def test_a_config_can_not_name_its_way_to_python(plant: Plant, load: Load, name: str, tmp_path: Path) -> None:
     plant("acme", ONE_SCHEDULER)
     catalogue, _ = load()

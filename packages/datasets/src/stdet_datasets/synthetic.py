@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -130,7 +131,8 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) -> No
     colour = rng.uniform(0, 255, 3)
     while np.abs(colour - under).max() < 70:
         colour = rng.uniform(0, 255, 3)
-    shade = np.linspace(*rng.uniform(0.8, 1.0, 2), canvas.shape[1], dtype=np.float32)
+    left, right = rng.uniform(0.8, 1.0, 2)
+    shade = np.linspace(left, right, canvas.shape[1])
     canvas[mask] = colour * shade[np.nonzero(mask)[1], None]
 
 
@@ -140,7 +142,8 @@ def write_coco(dataset: DetectionDataset, folder: Path, split: str) -> Path:
     Returns:
         The annotation file.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(len(dataset)):
         a = dataset.annotation(index)
         name = f"{a.image_id:012d}.png"

@@ -196,7 +196,9 @@ class _Reader:
                 self.bits[inputs[0]] = _INT_BITS[zero.data_type]
         elif node.op_type == "Constant" or self.is_shape_arithmetic(node, inputs):
             self.fold(node, inputs)
-        elif (node.op_type in VIEWS and inputs[0] not in self.constants) or (node.op_type in FUSED and self.layers and self.fuses(node, inputs[0])):
+        elif (node.op_type in VIEWS and inputs[0] not in self.constants) or (
+            node.op_type in FUSED and self.layers and self.fuses(node, inputs[0])
+        ):
             self.alias[node.output[0]] = inputs[0]
         elif node.op_type == "BatchNormalization" and self.fuses(node, inputs[0], ("Conv", "ConvTranspose")):
             self.fuse_batch_norm(node, inputs)

@@ -93,6 +93,7 @@ class StResNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.proj(F.max_pool2d(x, 3, 2, 1))
-        stage2 = self.layer2(self.layer1(x))
-        stage3 = self.layer3(stage2)
-        return stage2, stage3, self.layer4(stage3)
+        x = self.get_submodule("layer1")(x)
+        stage2 = self.get_submodule("layer2")(x)
+        stage3 = self.get_submodule("layer3")(stage2)
+        return stage2, stage3, self.get_submodule("layer4")(stage3)

@@ -197,7 +197,8 @@ class _Checker:
         for name in sections.SECTIONS:
             self._raw.setdefault(name, {})
         for alias, key in sections.ALIASES.items():
-            self._merge_alias(*alias.split("."), key)
+            section, _, other = alias.partition(".")
+            self._merge_alias(section, other, key)
         if self._raw["dataset"].get("training_path", "") is None:
             del self._raw["dataset"]["training_path"]  # the guide's examples carry it blank
 

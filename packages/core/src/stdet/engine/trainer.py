@@ -29,10 +29,10 @@ from stdet.errors import ArtifactError, Interrupted, ModelError
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.reporter import Reporter
 from stdet.interfaces.scheduler import Scheduler
+from stdet.interfaces.tracker import Tracker
 from stdet.nn.distributed import is_main, world_size
 from stdet.nn.ema import ModelEma
 from stdet.nn.precision import Precision
-from stdet.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +119,12 @@ class Trainer:
         self.step = 0  # optimizer steps done in it
         self.best_score, self.best_epoch = -1.0, 0
         self.history: list[dict[str, float]] = []
+        if settings.channels_last:
+            detector.to(memory_format=torch.channels_last)
         self.ema = ModelEma(detector) if settings.ema else None
         self.network: nn.Module = detector
         if settings.compile:
-            self.network = torch.compile(self.network)
+            self.network.compile()
         if world_size() > 1:
             self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
 

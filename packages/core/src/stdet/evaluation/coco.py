@@ -145,13 +145,15 @@ def score(
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; stdout belongs to `--json`
         results = truth.loadRes(_rows(found)) if any(len(d) for d in found.values()) else None
         if results is None:
-            empty = dict.fromkeys(METRICS, 0.0 if count else None)
+            empty: dict[str, float | None] = dict.fromkeys(METRICS, 0.0 if count else None)
             return empty, {n: dict.fromkeys(("AP", "AP50"), None) for n in dataset.class_names}, digest, count
         judge = COCOeval(truth, results, "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-        metrics = {name: _known(value) for name, value in zip(METRICS, judge.stats, strict=True)}
+        metrics: dict[str, float | None] = {
+            name: _known(value) for name, value in zip(METRICS, judge.stats, strict=True)
+        }
         per_class = {
             name: {
                 "AP": _mean(judge.eval["precision"][:, :, k, 0, -1]),
@@ -170,7 +172,8 @@ def score(
 def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
     """The data set as pycocotools wants it; ignored boxes become crowd regions. Also its hash and number of boxes."""
     digest = hashlib.sha256("\0".join(dataset.class_names).encode())
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     count = 0
     for index in range(len(dataset)):
         a = dataset.annotation(index)

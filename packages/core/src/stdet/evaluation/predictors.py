@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -48,7 +48,7 @@ class _Quantizer:
 
     scale: float
     zero_point: int
-    dtype: np.dtype[np.generic]
+    dtype: Any
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
         info = np.iinfo(self.dtype)

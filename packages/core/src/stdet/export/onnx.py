@@ -58,7 +58,7 @@ def export_onnx(
     Raises:
         ExportError: the graph computes something else than torch, or can't be written.
     """
-    wrapper = ExportWrapper(copy.deepcopy(detector).to("cpu", memory_format=torch.contiguous_format)).eval()
+    wrapper = ExportWrapper(copy.deepcopy(detector).cpu().to(memory_format=torch.contiguous_format)).eval()
     spec = detector.spec
     example = torch.zeros(1, spec.preprocess.channels, *spec.preprocess.size)
     buffer = io.BytesIO()
@@ -69,7 +69,7 @@ def export_onnx(
         torch.onnx.export(
             wrapper,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=["input"],
             output_names=list(detector.output_names),
             opset_version=opset,

@@ -88,9 +88,7 @@ class ModelContract:
         for boxes in (2, 0):
             for closed in (False, True):
                 detector = self.build().train()
-                losses = detector.loss(
-                    detector(self.images(detector)), self.targets(boxes), augmentation_closed=closed
-                )
+                losses = detector.loss(detector(self.images(detector)), self.targets(boxes), augmentation_closed=closed)
                 assert all(value.numel() == 1 and math.isfinite(float(value.detach())) for value in losses.values())
                 losses["total"].backward()
                 gradients = [p.grad for p in detector.parameters() if p.grad is not None]
@@ -242,7 +240,8 @@ class TargetContract:
         import io
 
         buffer = io.BytesIO()
-        torch.onnx.export(network.eval(), (torch.zeros(1, 3, 16, 16),), buffer, dynamo=False, opset_version=17)
+        example = (torch.zeros(1, 3, 16, 16),)
+        torch.onnx.export(network.eval(), example, buffer, dynamo=False, opset_version=17)  # type: ignore[arg-type]
         path.write_bytes(simplify(buffer.getvalue()).SerializeToString())
         return path
 

@@ -43,7 +43,7 @@ class Affine:
         old, new = np.iinfo(self.zero_point.dtype), np.iinfo(kind)
         steps = (old.max - old.min) / (new.max - new.min)
         zero = round((int(self.zero_point) - old.min) / steps) + new.min
-        return Affine(np.float32(self.scale * steps), np.array(zero, kind))
+        return Affine(np.array(self.scale * steps, np.float32), np.array(zero, kind))
 
 
 def pixel_range(model: ModelProto) -> tuple[float, float] | None:
@@ -126,7 +126,7 @@ def affine(model: ModelProto, node: NodeProto) -> Affine:
     constants = initializers(model)
     scale = numpy_helper.to_array(constants[node.input[1]])
     zero = numpy_helper.to_array(constants[node.input[2]])
-    return Affine(np.float32(scale.item()), np.array(zero.item(), zero.dtype))
+    return Affine(np.array(scale.item(), np.float32), np.array(zero.item(), zero.dtype))
 
 
 def border_types(model: ModelProto) -> dict[str, dict[str, object]]:

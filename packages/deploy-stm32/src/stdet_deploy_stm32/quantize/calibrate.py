@@ -75,7 +75,8 @@ def tensor_ranges(
 ) -> dict[str, tuple[float, float]]:
     """(low, high) of each float activation of `model`, as `method` sees them over all images.
 
-    Border tensors (see `border_tensors`) keep their whole range when `method` would cut outliers. Holds one image's activations and the observers, however many images there are.
+    Border tensors (see `border_tensors`) keep their whole range when `method` would cut outliers. Holds one image's
+    activations and the observers, however many images there are.
 
     Raises:
         QuantizationError: unusable images (see `images`), or an activation that isn't finite.

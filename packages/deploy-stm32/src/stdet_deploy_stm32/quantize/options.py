@@ -11,7 +11,6 @@ import numpy as np
 from onnxruntime.quantization import QuantType
 
 from stdet.errors import QuantizationError
-
 from stdet_deploy_stm32.quantize.ranges import METHODS
 
 TYPES = {

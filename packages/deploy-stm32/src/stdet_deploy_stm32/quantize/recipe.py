@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.ranges import METHODS, AverageMinMax
 from stdet_deploy_stm32.quantize.smooth import smooth
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, sort_nodes
+from stdet_deploy_stm32.quantize.tail import unlike_joins
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,9 @@ def quantize_onnx(
     pixels = pixel_range(floating)
     if pixels is not None:
         ranges[graph_inputs(floating)[0].name] = pixels
-    quantized = insert_qdq(floating, ranges, recipe)
+    # An integer output needs the whole tail quantized; a float one is better off without.
+    joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
+    quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
     sort_nodes(quantized)
     normalise(quantized)
     signal = output_sqnr_db(floating, quantized, calibration)
@@ -75,7 +79,7 @@ def quantize_onnx(
     set_output_types(quantized, recipe.output_type)
     findings = check_form(quantized)
     _refuse_unasked(findings, recipe)
-    record = _record(model, calibration, recipe, quantized, findings, signal)
+    record = _record(model, calibration, recipe, quantized, findings, signal) | {"float_joins": list(joins)}
     _store_metadata(floating, quantized, record)
     _write(quantized, output)
     return record

@@ -12,10 +12,16 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from stdet.interfaces.deploy import CalibrationData
-
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.calibrate import images
-from stdet_deploy_stm32.quantize.surgery import add_constant, consumers, graph_inputs, initializers, producers, sort_nodes
+from stdet_deploy_stm32.quantize.surgery import (
+    add_constant,
+    consumers,
+    graph_inputs,
+    initializers,
+    producers,
+    sort_nodes,
+)
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,10 @@ def _fold(model: ModelProto, name: str, group: list[_Reader], factors: np.ndarra
         if len(uses[source.input[0]]) != 1 or source.input[0] in outputs:
             return False
         source = writers.get(source.input[0])
-    if source is None or source.op_type != "Conv" or any(
-        n not in constants or len(uses[n]) != 1 for n in source.input[1:]
+    if (
+        source is None
+        or source.op_type != "Conv"
+        or any(n not in constants or len(uses[n]) != 1 for n in source.input[1:])
     ):
         return False
     weight = numpy_helper.to_array(constants[source.input[1]])
