@@ -172,7 +172,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_auto_resumes(config: Path, tmp_path: Pa
     _, stderr = running.communicate(timeout=120)
     assert running.returncode == 130, stderr
     assert "go on with: training.resume_training_from=" in stderr
-    done = stdet("train", str(config), "training.resume_training_from=auto", "training.epochs=40", "--json")
+    done = stdet("train", str(config), "training.resume_training_from=auto", "training.epochs=3", "--json")
     assert done.returncode == 0, done.stderr
     assert Path(document(done)["stages"]["train"]["best_checkpoint"]).parent.parent.name == "run_1"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from stdet.artifacts import sha256_file
 from stdet.interfaces.deploy import BenchReport
+from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.arena import plan
 from stdet_deploy_stm32.boards import Board
 from stdet_deploy_stm32.graph import Graph, Layer, load_model, read_graph
@@ -52,7 +52,7 @@ def macc(graph: Graph, layer: Layer) -> int:
         products = graph.elements(swept) * per_element
     elif layer.op_type in _DENSE:
         transposed = layer.op_type == "Gemm" and layer.attributes.get("transA", 0)
-        summed = graph.shapes[layer.inputs[0]][0 if transposed else -1]
+        summed = layer.input_shapes[0][0 if transposed else -1]
         products = graph.elements(layer.outputs[0]) * summed
     else:
         return 0
@@ -107,7 +107,7 @@ def estimate(path: Path, board: Board) -> BenchReport:
         sha256=sha256_file(path),
         backend="estimate",
         tool="stdet-deploy-stm32",
-        version=own_version(),
+        version=__version__,
         parameters=sum(row.parameters for row in table),
         weights_bytes=weights,
         activations_bytes=arena.size,
@@ -136,11 +136,3 @@ def _details(board: Board, table: list[LayerCost], lower_bound: int, worst_layer
             for row in table
         ],
     }
-
-
-def own_version() -> str:
-    """Version of this distribution, `unknown` when it is run from a source tree that isn't installed."""
-    try:
-        return version("stdet-deploy-stm32")
-    except PackageNotFoundError:
-        return "unknown"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Layer:
         op_type: ONNX operator.
         inputs, outputs: tensor names, after views and fused activations are looked through; empty for absent inputs.
         attributes: ONNX attributes as Python values.
+        input_shapes: as the operator sees its inputs; a view in between may have changed them. Empty when unknown.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layer:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    input_shapes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,33 +198,28 @@ class _Reader:
                 self.bits[inputs[0]] = _INT_BITS[zero.data_type]
         elif node.op_type == "Constant" or self.is_shape_arithmetic(node, inputs):
             self.fold(node, inputs)
-        elif (node.op_type in VIEWS and inputs[0] not in self.constants) or (
-            node.op_type in FUSED and self.layers and self.fuses(node, inputs[0])
-        ):
+        elif node.op_type in VIEWS and inputs[0] not in self.constants:
             self.alias[node.output[0]] = inputs[0]
-        elif node.op_type == "BatchNormalization" and self.fuses(node, inputs[0], ("Conv", "ConvTranspose")):
-            self.fuse_batch_norm(node, inputs)
-        else:
+        elif not self.fuse(node, inputs):
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             name = node.name or f"{node.op_type}_{index}"
-            self.layers.append(Layer(name, node.op_type, inputs, tuple(n for n in node.output if n), attributes))
+            outputs = tuple(n for n in node.output if n)
+            shapes = tuple(self.shapes.get(n, ()) for n in node.input)
+            self.layers.append(Layer(name, node.op_type, inputs, outputs, attributes, shapes))
 
-    def fuses(self, node: NodeProto, source: str, producers: tuple[str, ...] | None = None) -> bool:
-        """Whether `node` is the only reader of the layer output `source`, so both are one kernel."""
-        layer = next((layer for layer in reversed(self.layers) if source in layer.outputs), None)
-        if layer is None or (producers is not None and layer.op_type not in producers):
+    def fuse(self, node: NodeProto, inputs: tuple[str, ...]) -> bool:
+        """Make an activation or a batch norm part of the layer before, when nothing else reads that layer's result."""
+        index = next((i for i in reversed(range(len(self.layers))) if inputs[0] in self.layers[i].outputs), None)
+        if index is None or self.uses[node.input[0]] != 1:
             return False
-        return self.uses[node.input[0]] == 1
-
-    def fuse_batch_norm(self, node: NodeProto, inputs: tuple[str, ...]) -> None:
-        """A convolution takes the normalisation's shift as its bias; the scale disappears in the weights."""
-        index = next(i for i in reversed(range(len(self.layers))) if inputs[0] in self.layers[i].outputs)
-        conv = self.layers[index]
-        if len(conv.inputs) < 3:
-            self.layers[index] = Layer(
-                conv.name, conv.op_type, (*conv.inputs[:2], inputs[2]), conv.outputs, conv.attributes
-            )
+        before = self.layers[index]
+        if node.op_type == "BatchNormalization" and before.op_type in ("Conv", "ConvTranspose"):
+            if len(before.inputs) < 3:  # the shift becomes the bias; the scale disappears in the weights
+                self.layers[index] = replace(before, inputs=(*before.inputs[:2], inputs[2]))
+        elif node.op_type not in FUSED:
+            return False
         self.alias[node.output[0]] = inputs[0]
+        return True
 
     def is_shape_arithmetic(self, node: NodeProto, inputs: tuple[str, ...]) -> bool:
         if node.op_type == "Shape":

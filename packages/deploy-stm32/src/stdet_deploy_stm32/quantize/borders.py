@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from stdet.errors import QuantizationError
-from stdet.structures import DetectorSpec
+from stdet.structures import Preprocess
 from stdet_deploy_stm32.quantize.surgery import (
     add_constant,
     consumers,
@@ -21,7 +20,6 @@ from stdet_deploy_stm32.quantize.surgery import (
     sort_nodes,
 )
 
-SPEC_KEY = "stdet.spec"
 _NUMPY = {"int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8)}
 _ONNX = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 
@@ -46,20 +44,16 @@ class Affine:
         return Affine(np.array(self.scale * steps, np.float32), np.array(zero, kind))
 
 
-def pixel_range(model: ModelProto) -> tuple[float, float] | None:
-    """What pixels 0..255 become after the normalisation that the model's metadata states; None without metadata.
+def pixel_range(preprocess: Preprocess) -> tuple[float, float]:
+    """What pixels 0..255 become after normalisation: (lowest, highest) of all channels.
 
     A range from calibration images would depend on whether one of them is black and white enough; with this one an
     8-bit input of a model with one mean and std is the camera's byte itself.
     """
-    text = next((entry.value for entry in model.metadata_props if entry.key == SPEC_KEY), None)
-    if text is None:
-        return None
-    spec = DetectorSpec.from_dict(json.loads(text)).preprocess
     ends = [
-        ((pixel * spec.scale + spec.offset) - mean) / std
+        ((pixel * preprocess.scale + preprocess.offset) - mean) / std
         for pixel in (0.0, 255.0)
-        for mean, std in zip(spec.mean, spec.std, strict=True)
+        for mean, std in zip(preprocess.mean, preprocess.std, strict=True)
     ]
     return min(ends), max(ends)
 

@@ -7,7 +7,6 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from stdet_deploy_stm32.graph import QDQ
-from stdet_deploy_stm32.quantize.form import channel_axis
 from stdet_deploy_stm32.quantize.surgery import (
     add_constant,
     consumers,
@@ -147,7 +146,7 @@ def _quantize_biases(model: ModelProto) -> None:
             for s in sources
             if s is not None and s.op_type == "DequantizeLinear" and s.input[1] in constants
         ]
-        if len(scales) != 2 or channel_axis(node) is None:
+        if len(scales) != 2:
             continue
         scale = np.asarray(scales[0] * scales[1], np.float32)
         steps = np.rint(numpy_helper.to_array(bias).astype(np.float64) / scale)

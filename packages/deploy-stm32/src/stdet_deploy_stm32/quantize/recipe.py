@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from onnx import ModelProto
 
 from stdet.artifacts import atomic_path, sha256_file
 from stdet.errors import ArtifactError, QuantizationError
+from stdet.export.metadata import read_spec
 from stdet.interfaces.deploy import CalibrationData, Progress
-from stdet_deploy_stm32.estimate import own_version
-from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32 import __version__
+from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.calibrate import images, tensor_ranges
 from stdet_deploy_stm32.quantize.form import Finding, check_form
@@ -61,14 +61,13 @@ def quantize_onnx(
         raise QuantizationError(
             f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
         )
-    floating = prepare(model, recipe.target_opset)
+    floating, spec = prepare(model, recipe.target_opset), read_spec(model)
     if recipe.smooth_alpha is not None:
         floating = smooth(floating, calibration, recipe.smooth_alpha, recipe.smooth_folding)
     method = AverageMinMax if recipe.average_ranges else METHODS[recipe.method]
     ranges = tensor_ranges(floating, calibration, method, progress)
-    pixels = pixel_range(floating)
-    if pixels is not None:
-        ranges[graph_inputs(floating)[0].name] = pixels
+    if spec is not None:
+        ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     # An integer output needs the whole tail quantized; a float one is better off without.
     joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
     quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
@@ -157,10 +156,10 @@ def _record(
             "fit_for_accuracy": calibration.source != "random",
         },
         "versions": {
-            "stdet-deploy-stm32": own_version(),
+            "stdet-deploy-stm32": __version__,
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
-            "numpy": version("numpy"),
+            "numpy": np.__version__,
         },
         "borders": border_types(quantized),
         "sqnr_db": signal,
@@ -173,7 +172,7 @@ def _store_metadata(floating: ModelProto, quantized: ModelProto, record: dict[st
     del quantized.metadata_props[:]
     onnx.helper.set_model_props(quantized, carried | {METADATA_KEY: json.dumps(record)})
     quantized.producer_name = "stdet-deploy-stm32"
-    quantized.producer_version = own_version()
+    quantized.producer_version = __version__
 
 
 def _write(quantized: ModelProto, output: Path) -> None:
@@ -185,11 +184,7 @@ def _write(quantized: ModelProto, output: Path) -> None:
     with atomic_path(output) as temporary:
         temporary.write_bytes(quantized.SerializeToString(deterministic=True))
         session = new_session(temporary)
-        feed = {v.name: np.zeros(v.shape, _DTYPES[v.type]) for v in session.get_inputs()}
-        for value, result in zip(session.get_outputs(), session.run(None, feed), strict=True):
+        for value, result in zip(session.get_outputs(), session.run(None, random_inputs(session)), strict=True):
             if list(result.shape) != list(value.shape) or not np.isfinite(result).all():
                 raise ArtifactError(f"output `{value.name}` of the quantized model is {result.shape} or not finite")
     log.info("wrote %s", output)
-
-
-_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
@@ -69,18 +70,17 @@ def prune(model: ModelProto) -> None:
     _keep(model.graph.value_info, lambda value: value.name in written and value.name not in outputs)
 
 
-def _keep(field: object, wanted: Callable[..., bool]) -> None:
-    for index in reversed(range(len(field))):  # type: ignore[arg-type]
-        if not wanted(field[index]):  # type: ignore[index]
-            del field[index]  # type: ignore[attr-defined]
+def _keep(field: Any, wanted: Callable[..., bool]) -> None:
+    for index in reversed(range(len(field))):
+        if not wanted(field[index]):
+            del field[index]
 
 
 def sort_nodes(model: ModelProto) -> None:
     """Bring the nodes into an order in which each follows what it reads; the present order decides where it can."""
-    known = initializers(model).keys() | {value.name for value in model.graph.input} | {""}
+    known = {*initializers(model), *(value.name for value in model.graph.input), ""}
     waiting = list(model.graph.node)
     ordered: list[NodeProto] = []
-    known = set(known)
     while waiting:
         ready = [node for node in waiting if known.issuperset(node.input)]
         if not ready:
