@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stdet.artifacts import write_text
 from stdet.errors import ConfigError
 from stdet.plugins.loader import PluginState, load_plugins
 
@@ -118,7 +119,7 @@ def run(config: Config, reporter: Reporter) -> RunResult:
 
     folder = _new_folder(Path(config.hydra.run.dir))
     with _log_file(folder / "stdet.log"):
-        (folder / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
+        write_text(folder / "config.yaml", config_yaml(config))
         for note in config.notes:
             reporter.note(note)
         state = stages.Run(Builder(config, _plugins()[0]), folder, reporter)

@@ -302,6 +302,16 @@ def test_contradictions_are_found(text: str, message: str) -> None:
     assert any(message in p for p in problems(yaml.safe_dump(tree)))
 
 
+def test_split_lists_mean_voc_and_nothing_else() -> None:
+    assert read(BASE + "  train_split: a.txt\n").dataset.dataset_name == "voc"
+    assert "VOC has split lists" in problems(BASE + "  train_split: a.txt\n  dataset_name: coco\n")[0]
+
+
+def test_the_choice_of_published_weights_is_noted_when_none_are_loaded() -> None:
+    text = BASE.replace("actrelu_pt\n", "actrelu_pt\n  pretrained_dataset: coco\n")
+    assert "pretrained_dataset" in read(text).notes[0]
+
+
 def test_each_mode_says_which_paths_it_needs() -> None:
     missing = problems("operation_mode: training\nmodel: {model_name: st_yolodv2milli_actrelu_pt}\n")
     assert [m.split(": ")[1] for m in missing] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stdet_deploy_stm32.graph import Graph
@@ -60,24 +61,35 @@ def live_ranges(graph: Graph) -> list[Buffer]:
     return [Buffer(name, graph.size(name), first[name], last[name]) for name in first]
 
 
+_ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
+    lambda b: (-b.size, b.first),
+    lambda b: (b.first - b.last, -b.size),
+    lambda b: (b.size * (b.first - b.last), b.first),
+    lambda b: (b.first, -b.size),
+)
+"""Orders to place buffers in: largest first, longest-lived first, both together, first written first."""
+
+
 def plan(graph: Graph) -> Arena:
-    """Place the largest buffers first, each into the tightest gap left by those it meets (greedy by size, best fit).
+    """The best of a few greedy placements; each buffer goes into the tightest gap left by those it meets.
 
     Greedy by size is from Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference" (2020).
     """
     buffers = live_ranges(graph)
+    alive = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in range(-1, len(graph.layers))]
+    worst = max(range(len(alive)), key=alive.__getitem__)
+    placements = (_place(sorted(buffers, key=lambda b, order=order: (*order(b), b.name))) for order in _ORDERS)
+    size, offsets = min(placements, key=lambda placement: placement[0])
+    return Arena(size, alive[worst], offsets, graph.layers[worst - 1].name if worst else "model input")
+
+
+def _place(buffers: list[Buffer]) -> tuple[int, dict[str, int]]:
+    """(size of the arena, offset by tensor) when `buffers` are placed in this order."""
     placed: list[tuple[int, Buffer]] = []
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
+    for buffer in buffers:
         taken = sorted((offset, other.size) for offset, other in placed if other.meets(buffer))
         placed.append((_tightest_gap(taken, buffer.size), buffer))
-    alive = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in range(len(graph.layers))]
-    worst = max(range(len(alive)), key=alive.__getitem__, default=None)
-    return Arena(
-        size=max((offset + b.size for offset, b in placed), default=0),
-        lower_bound=max([*alive, sum(b.size for b in buffers if b.first == -1)], default=0),
-        offsets={b.name: offset for offset, b in placed},
-        worst_layer=graph.layers[worst].name if worst is not None else "",
-    )
+    return max((offset + b.size for offset, b in placed), default=0), {b.name: offset for offset, b in placed}
 
 
 def _tightest_gap(taken: list[tuple[int, int]], size: int) -> int:

@@ -23,6 +23,7 @@ from stdet.structures import COLOR_CHANNELS, Preprocess
 TRAINING_MODES = ("training", "chain_tqe", "chain_tqeb")
 EVALUATING_MODES = ("evaluation", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb")
 QUANTIZING_MODES = ("quantization", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb", "chain_qb")
+SPLIT_KEYS = ("train_split", "val_split", "test_split")
 FORCED_AUGMENTATION_EPOCHS = 4
 """Without a `no_aug_epochs` of its own, a short run keeps strong augmentation for three quarters of its epochs."""
 
@@ -199,6 +200,9 @@ class _Checker:
         for alias, key in sections.ALIASES.items():
             section, _, other = alias.partition(".")
             self._merge_alias(section, other, key)
+        dataset = self._raw["dataset"]
+        if dataset.get("dataset_name") is None and any(dataset.get(key) for key in SPLIT_KEYS):
+            dataset["dataset_name"] = "voc"  # the guide's VOC block names no format, but only VOC has split lists
         if self._raw["dataset"].get("training_path", "") is None:
             del self._raw["dataset"]["training_path"]  # the guide's examples carry it blank
 
@@ -422,6 +426,11 @@ class _Checker:
             self._problem(
                 "model.num_classes", f"is {model.num_classes}, but dataset.class_names has {len(dataset.class_names)}"
             )
+        unused = [
+            k for k in ("pretrained_dataset", "pretrained_input_shape") if getattr(model, k) and not model.pretrained
+        ]
+        if unused:
+            self._notes.append(f"model.{' and '.join(unused)}: nothing to do while pretrained is False")
         if family is None:
             return
         if model.input_shape is not None:
@@ -467,6 +476,11 @@ class _Checker:
             self._problem("training.start_epoch", f"{training.start_epoch} is not below epochs ({training.epochs})")
 
     def _check_data(self, mode: str, dataset: sections.Dataset) -> None:
+        for key in SPLIT_KEYS if dataset.dataset_name in ("coco", "synthetic") else ():
+            if getattr(dataset, key) is not None:
+                self._problem(
+                    f"dataset.{key}", f"has no meaning with dataset_name {dataset.dataset_name}; VOC has split lists"
+                )
         if dataset.dataset_name == "synthetic":
             return
         needed: list[str] = []

@@ -69,7 +69,9 @@ class Model(Section):
 
 
 class Dataset(Section):
-    dataset_name: str = Field("coco", description="reader of the annotations; `stdet list datasets`")
+    dataset_name: str = Field(
+        "coco", description="reader of the annotations, `stdet list datasets`; with split lists the default is voc"
+    )
     class_names: tuple[str, ...] | None = Field(None, min_length=1, description="classes in label order")
     classes_file_path: Path | None = Field(None, description="text file with one class name a line")
     train_images_path: Path | None = Field(None, description="folder of the training images")
