@@ -78,15 +78,15 @@ def plan(graph: Graph) -> Arena:
     buffers = live_ranges(graph)
     alive = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in range(-1, len(graph.layers))]
     worst = max(range(len(alive)), key=alive.__getitem__)
-    placements = (_place(sorted(buffers, key=lambda b, order=order: (*order(b), b.name))) for order in _ORDERS)
+    placements = [_place(buffers, order) for order in _ORDERS]
     size, offsets = min(placements, key=lambda placement: placement[0])
     return Arena(size, alive[worst], offsets, graph.layers[worst - 1].name if worst else "model input")
 
 
-def _place(buffers: list[Buffer]) -> tuple[int, dict[str, int]]:
+def _place(buffers: list[Buffer], order: Callable[[Buffer], tuple[int, ...]]) -> tuple[int, dict[str, int]]:
     """(size of the arena, offset by tensor) when `buffers` are placed in this order."""
     placed: list[tuple[int, Buffer]] = []
-    for buffer in buffers:
+    for buffer in sorted(buffers, key=lambda b: (*order(b), b.name)):
         taken = sorted((offset, other.size) for offset, other in placed if other.meets(buffer))
         placed.append((_tightest_gap(taken, buffer.size), buffer))
     return max((offset + b.size for offset, b in placed), default=0), {b.name: offset for offset, b in placed}

@@ -145,4 +145,4 @@ def border_types(model: ModelProto) -> dict[str, dict[str, object]]:
 def _node(model: ModelProto, op_type: str, source: str, result: str, a: Affine) -> NodeProto:
     scale = add_constant(model, f"{result}_scale", np.array(a.scale, np.float32))
     zero = add_constant(model, f"{result}_zero_point", a.zero_point)
-    return helper.make_node(op_type, [source, scale, zero], [result], name=f"{result}_{op_type}")
+    return helper.make_node(op_type, [source, scale, zero], [result], name=f"{result}_{op_type}_border")

@@ -104,7 +104,8 @@ class _Checker:
         if len(node.input) < 3 or node.input[2] not in self.constants:
             return [Finding("zero-point", node.name, "has no constant zero point")]
         kind = self.arrays[node.input[2]].dtype
-        border = node.input[0] in self.inputs or node.output[0] in self.outputs
+        dequantizes = node.op_type == "DequantizeLinear"
+        border = node.input[0] in self.inputs if dequantizes else node.output[0] in self.outputs
         if kind == np.int8 or (kind == np.uint8 and border and not self.feeds_operator(node)):
             return []
         return [Finding("activation-type", node.name, f"quantizes to {kind}, not int8")]

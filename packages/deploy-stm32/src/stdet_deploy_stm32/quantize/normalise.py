@@ -21,17 +21,21 @@ _TOOL_METADATA = ("onnx.infer", "onnx.quant.pre_process")
 _INT32 = np.iinfo(np.int32)
 
 
-def normalise(model: ModelProto) -> None:
+def normalise(model: ModelProto, int32_bias: bool = True) -> None:
     """Rewrite `model` in place: standard-domain Q/DQ, int8 instead of uint8 inside, weights stored as integers, int32
     biases, no operator set imported that no node uses.
 
     What can't be brought into the form without changing what the model computes (asymmetric weights, float operators)
     stays, and `check_form` reports it.
+
+    Args:
+        int32_bias: False keeps float biases.
     """
     _standard_domain(model)
     _store_weights(model)
     _signed(model)
-    _quantize_biases(model)
+    if int32_bias:
+        _quantize_biases(model)
     used = {node.domain for node in model.graph.node}
     for index in reversed(range(len(model.opset_import))):
         domain = model.opset_import[index].domain
@@ -90,7 +94,8 @@ def _signed(model: ModelProto) -> None:
             continue
         if constants[node.input[2]].data_type != TensorProto.UINT8:
             continue
-        if node.input[0] in border or (node.output[0] in border and node.op_type == "QuantizeLinear"):
+        outside = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+        if outside in border:
             _convert_at_border(model, node)
             continue
         for index in (0, 2):

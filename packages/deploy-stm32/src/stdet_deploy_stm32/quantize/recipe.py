@@ -72,7 +72,7 @@ def quantize_onnx(
     joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
     quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
     sort_nodes(quantized)
-    normalise(quantized)
+    normalise(quantized, recipe.quantize_bias)
     signal = output_sqnr_db(floating, quantized, calibration)
     set_input_type(quantized, recipe.input_type)
     set_output_types(quantized, recipe.output_type)
