@@ -1,0 +1,100 @@
+"""The pieces that the MobileNet backbones, extras and heads share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Callable[[], nn.Module]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that also trains on a single value a channel.
+
+    Six levels down an input of 300 px is one pixel, and so is what squeeze-and-excitation sees: with a batch of one there
+    is no variance to take, and torch refuses. Such a call normalises with the running statistics, as in evaluation, and
+    leaves them as they are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
+class Backbone(nn.Sequential):
+    """Layers in a row that return two maps: what layer `tap` gives (stride 16), and the last one (stride 32).
+
+    Attributes:
+        out_channels: of the two maps.
+    """
+
+    def __init__(self, layers: list[nn.Module], tap: int, out_channels: tuple[int, int]) -> None:
+        super().__init__(*layers)
+        self.tap = tap
+        self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (B, C0, ceil(H / 16), ceil(W / 16)) and (B, C1, ceil(H / 32), ceil(W / 32))."""
+        tapped = x = images
+        for index, layer in enumerate(self):
+            x = layer(x)
+            if index == self.tap:
+                tapped = x
+        return tapped, x
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    *,
+    act: Activation | None = None,
+    depthwise: bool = False,
+) -> list[nn.Module]:
+    """Convolution without bias, BatchNorm and, if given, an activation; sides become ceil(side / stride)."""
+    groups = in_channels if depthwise else 1
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, BatchNorm(out_channels), *([act()] if act else [])]
+
+
+def conv_extra(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
+    """The `ssd` models' way to the next level: 1x1, then 3x3 with stride 2, both with bias and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, out_channels, 3, 2, 1), nn.ReLU()
+    )
+
+
+def conv_head(in_channels: int, out_channels: int) -> nn.Module:
+    """A 3x3 predictor."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+def pointwise_head(in_channels: int, out_channels: int) -> nn.Module:
+    """A 1x1 predictor, for the level that is a single pixel."""
+    return nn.Conv2d(in_channels, out_channels, 1)
+
+
+def separable_head(in_channels: int, out_channels: int) -> nn.Module:
+    """Depthwise 3x3, BatchNorm, ReLU6, 1x1. The bias before BatchNorm does nothing, but published files hold it."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
+        BatchNorm(in_channels),
+        nn.ReLU6(),
+        nn.Conv2d(in_channels, out_channels, 1),
+    )
+
+
+def scaled(channels: int, width_mult: float) -> int:
+    """`channels * width_mult` as the MobileNets round it: to a multiple of 8, at least 8, never down by more than 10 %.
+
+    `scaled(c, 1.0)` is c for every channel count of the six models.
+    """
+    exact = channels * width_mult
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded

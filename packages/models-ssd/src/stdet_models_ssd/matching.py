@@ -1,0 +1,102 @@
+"""Which prior learns which box: SSD's matching for a whole batch at once (arXiv 1512.02325, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stdet.interfaces.detector import Targets
+from stdet_models_ssd.priors import corners
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Attributes:
+    labels: int64 (B, P), 0 is background, k + 1 is class k.
+    boxes: float32 (B, P, 4), xyxy pixels: the box of each prior; means nothing where the label is 0.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+
+
+def match(priors: Tensor, targets: Targets, input_size: tuple[int, int], threshold: float) -> Matches:
+    """Give every prior its box or the background.
+
+    A prior takes the box that it overlaps most when the IoU is at least `threshold`. Every box has one prior by force,
+    whatever the IoU (see `force_priors`). Boxes without area or wholly outside the input match nothing.
+
+    Args:
+        priors: float32 (P, 4), cx, cy, w, h, pixels.
+        targets: boxes in pixels of the input.
+        input_size: (height, width), pixels.
+    """
+    batch, count = targets.labels.shape
+    if count == 0:
+        shape = (batch, len(priors))
+        return Matches(targets.labels.new_zeros(shape), priors.new_zeros((*shape, 4)))
+    boxes = targets.boxes.float()
+    # A box of zeros overlaps nothing.
+    iou = overlaps(boxes * usable(boxes, targets.valid, input_size)[..., None], corners(priors))
+    best, box_of = iou.max(1)
+    forced = force_priors(iou)
+    image, box = (forced >= 0).nonzero(as_tuple=True)
+    box_of[image, forced[image, box]] = box
+    best[image, forced[image, box]] = 1
+    labels = torch.where(best >= threshold, targets.labels.gather(1, box_of) + 1, 0)
+    return Matches(labels, boxes.gather(1, box_of[..., None].expand(-1, -1, 4)))
+
+
+def usable(boxes: Tensor, valid: Tensor, input_size: tuple[int, int]) -> Tensor:
+    """bool (B, M): boxes (B, M, 4) that are no padding, have an area, and reach into the input."""
+    height, width = input_size
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return valid & (x2 > x1) & (y2 > y1) & (x2 > 0) & (y2 > 0) & (x1 < width) & (y1 < height)
+
+
+def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes (B, M, 4) with others (P, 4), both xyxy: float32 (B, M, P), 0..1, 0 for a box without area."""
+    # One coordinate at a time: the last axis of the large tensors stays contiguous.
+    x1, y1, x2, y2 = boxes[..., None, :].unbind(-1)
+    left, top, right, bottom = others.unbind(-1)
+    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+    shared = width.mul_(height)
+    union = ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)).sub_(shared)
+    return shared.div_(union.clamp_(min=1e-9))
+
+
+def force_priors(iou: Tensor) -> Tensor:
+    """One prior for each box, so that no box is left unlearned.
+
+    Every box asks for the prior that it overlaps most (the first of equals). Where several ask for one, the box with the
+    largest IoU has it (the first of equals), and the others ask again among the priors that are free. There are as many
+    rounds as boxes quarrel for one prior, a single one where none do.
+
+    Args:
+        iou: float32 (B, M, P); 0 where a prior may not be had.
+
+    Returns:
+        int64 (B, M): index of the prior, -1 for a box that overlaps no free one.
+    """
+    batch, count, priors = iou.shape
+    rows = iou.flatten(0, 1)
+    forced = torch.full((batch * count,), -1, dtype=torch.int64, device=iou.device)
+    taken = torch.zeros(batch, priors, dtype=torch.bool, device=iou.device)
+    asking = torch.arange(len(rows), device=iou.device)
+    while len(asking):
+        score, prior = rows[asking].masked_fill_(taken[asking // count], 0).max(1)
+        asking, score, prior = (t[score > 0] for t in (asking, score, prior))
+        image = asking // count
+        claim = image * priors + prior
+        best = score.new_zeros(batch * priors).scatter_reduce(0, claim, score, "amax")
+        strongest = score == best[claim]
+        nobody = torch.full_like(taken.flatten(), len(rows), dtype=torch.int64)
+        winner = nobody.scatter_reduce(0, claim[strongest], asking[strongest], "amin")
+        won = winner[claim] == asking
+        forced[asking[won]] = prior[won]
+        taken[image[won], prior[won]] = True
+        asking = asking[~won]
+    return forced.view(batch, count)
