@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from stdet.interfaces.dataset import DatasetRequest
 from stdet_datasets.coco import CocoDataset
 from stdet_datasets.folder import FolderDataset
 from stdet_datasets.options import SyntheticOptions
+from stdet_datasets.ssd_recipe import SsdRecipe
 from stdet_datasets.synthetic import SHAPES, SyntheticDataset, write_coco
 from stdet_datasets.voc import VocDataset
+from stdet_datasets.yolox_recipe import YoloxRecipe
 
 SHARED = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[4] / "shared"))
 
@@ -345,3 +348,109 @@ def test_any_data_set_can_be_written_as_coco_and_read_back(tmp_path: Path) -> No
         assert np.array_equal(one.boxes, other.boxes)
         assert np.array_equal(one.labels, other.labels)
         assert np.array_equal(dataset.read_image(index), again.read_image(index))
+
+
+def test_readers_and_recipes_can_be_sent_to_spawned_workers(tmp_path: Path) -> None:
+    dataset = coco(tmp_path)
+    again = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
+    assert again.annotation(1).boxes.tolist() == dataset.annotation(1).boxes.tolist()
+    assert np.array_equal(again.read_image(1), dataset.read_image(1))
+    for thing in (SyntheticDataset(DatasetRequest("train")), voc(tmp_path), YoloxRecipe(), SsdRecipe()):
+        pickle.loads(pickle.dumps(thing))  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "x" * 5000, "", ".", "loop", "loop/x.png", "folder.png", "/etc/passwd", "../a.png"]
+)
+@pytest.mark.parametrize("on_bad_data", ["error", "skip"])
+def test_odd_image_names_are_data_errors_or_skipped(tmp_path: Path, name: str, on_bad_data: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder.png").mkdir()
+    document = coco_document()
+    document["images"][0]["file_name"] = name
+    try:
+        assert len(coco(tmp_path, document, on_bad_data=on_bad_data)) == 1
+        assert on_bad_data == "skip"
+    except DataError as error:
+        assert on_bad_data == "error" or "leaves the images folder" in error.message or "not a COCO" in error.message
+
+
+def test_an_image_that_is_a_link_to_elsewhere_is_read(tmp_path: Path) -> None:
+    save_image(tmp_path / "store", "real.png")
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "store" / "real.png")
+    assert len(coco(tmp_path / "images")) == 2
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**70), 10**400, 0, -1, 1.5])
+@pytest.mark.parametrize("key", ["height", "width", "id"])
+def test_numbers_that_fit_no_image_are_data_errors(tmp_path: Path, key: str, value: float) -> None:
+    document = coco_document()
+    document["images"][0][key] = value
+    if key == "id" and value in (0, -1):
+        document["annotations"] = []
+        assert len(coco(tmp_path, document)) == 2
+        return
+    with pytest.raises(DataError, match=r"not a COCO instances file|malformed JSON"):
+        coco(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"area": 1e308}, "1 areas that are none"),
+        ({"area": -5}, "1 areas that are none"),
+        ({"bbox": [1e308, 0, 1e308, 5]}, "1 boxes outside"),
+        ({"bbox": [5, 6, 1e-12, 3]}, "1 boxes outside"),
+    ],
+)
+def test_numbers_that_no_picture_has_are_named(tmp_path: Path, fault: dict[str, Any], kind: str) -> None:
+    with pytest.raises(DataError, match=rf"{kind}.*annotations\[0\]"):
+        coco(tmp_path, change(coco_document(), **fault))
+    a = coco(tmp_path, change(coco_document(), **fault), on_bad_data="skip").annotation(1)
+    assert np.isfinite(a.areas).all()
+    assert len(a.labels) == 2
+
+
+def test_repeated_ids_are_refused(tmp_path: Path) -> None:
+    document = coco_document()
+    document["images"][1]["id"] = 9
+    with pytest.raises(DataError, match="two images have the id 9"):
+        coco(tmp_path, document)
+    document = coco_document()
+    document["categories"][1]["id"] = 7
+    with pytest.raises(DataError, match="two categories have the id 7"):
+        coco(tmp_path, document)
+
+
+def test_objects_of_classes_that_are_not_named_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        coco(tmp_path, class_names=("dog",))
+        voc(tmp_path, class_names=("dog",))
+    assert "train set: 2 objects of classes" in caplog.text
+    assert "train set: 1 objects of classes" in caplog.text
+
+
+def test_a_damaged_voc_file_is_left_out_only_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = voc(tmp_path, "<annotation>", on_bad_data="skip")
+    assert len(dataset) == 1
+    assert "1 unusable annotation files" in caplog.text
+
+
+def test_voc_names_with_spaces_and_marks_are_read_and_names_that_leave_the_folder_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "JPEGImages", "my photo.jpg")
+    voc(tmp_path)
+    (tmp_path / "Annotations" / "my photo.xml").write_text("<annotation></annotation>")
+    dataset = voc(tmp_path, split="my photo -1\none  1\n")
+    assert [dataset.annotation(i).path.name for i in range(2)] == ["my photo.jpg", "one.jpg"]  # type: ignore[union-attr]
+    with pytest.raises(DataError, match=r"'\.\./Annotations/one', which leaves"):
+        voc(tmp_path, split="../Annotations/one\n")
+
+
+def test_an_image_whose_size_contradicts_its_annotation_is_left_out_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_image(tmp_path, "a.png", (10, 12))
+    assert len(coco(tmp_path, on_bad_data="skip")) == 1
+    assert "a.png is 12 x 10" in caplog.text

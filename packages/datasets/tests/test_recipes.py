@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stdet.data.preprocess import resize
 from stdet.interfaces.transform import TransformContext
 from stdet.structures import Preprocess, Sample
+from stdet_datasets import ssd_recipe
 from stdet_datasets.geometry import out_of_view, paste, random_affine, shift, warp_boxes
 from stdet_datasets.options import YoloxAugmentation
-from stdet_datasets.ssd_recipe import SsdRecipe, _iou_with, distort, expand, iou_crop
+from stdet_datasets.ssd_recipe import SsdRecipe, _iou_with, distort, expansion, iou_crop
 from stdet_datasets.yolox_recipe import YoloxRecipe, change_hsv
 
 PREPROCESS = Preprocess(160, 160, "letterbox", pad_value=0)
@@ -55,12 +57,16 @@ def assert_painted(sample: Sample, slack: float = 2.0) -> None:
     np.testing.assert_allclose(sample.boxes[0], seen, atol=slack)
 
 
-@settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10_000), mosaic=st.booleans(), strong=st.booleans())
-def test_boxes_follow_the_pixels_through_the_yolox_recipe(seed: int, mosaic: bool, strong: bool) -> None:
+MODES = st.sampled_from(["fit", "letterbox", "crop"])
+
+
+@settings(max_examples=120, deadline=None)
+@given(seed=st.integers(0, 10_000), mosaic=st.booleans(), strong=st.booleans(), mode=MODES)
+def test_boxes_follow_the_pixels_through_the_yolox_recipe(seed: int, mosaic: bool, strong: bool, mode: str) -> None:
     options = YoloxAugmentation(mosaic_prob=float(mosaic), degrees=0, shear=0, translate=0.2, hsv_prob=0)
-    made = YoloxRecipe(options)(painted(seed), context(seed, strong=strong))
-    assert made.image.shape == (160, 160, 3)
+    preprocess = Preprocess(160, 130, mode, pad_value=0)  # type: ignore[arg-type]
+    made = YoloxRecipe(options)(painted(seed), context(seed, strong=strong, preprocess=preprocess))
+    assert made.image.shape == (160, 130, 3)
     assert_painted(made)
 
 
@@ -87,18 +93,57 @@ def test_a_turned_box_surrounds_the_turned_pixels(seed: int) -> None:
         np.testing.assert_allclose(seen, whole, atol=2.5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_boxes_follow_the_pixels_through_the_ssd_recipe(seed: int) -> None:
-    preprocess = Preprocess(160, 160, "fit", pad_value=0)
-    rng = np.random.default_rng(seed)
-    image, boxes = expand(painted(seed).image, painted(seed).boxes, 0, rng)
-    image, boxes, labels = iou_crop(image, boxes, painted(seed).labels, rng)
-    assert_painted(Sample(image, boxes, labels), slack=1)
-    made = SsdRecipe()(painted(seed), context(seed, preprocess=preprocess))
-    assert made.image.shape == (160, 160, 3)
-    assert made.boxes.min() >= 0
-    assert made.boxes.max() <= 160
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10_000), mode=st.sampled_from(["fit", "letterbox", "crop"]))
+def test_boxes_follow_the_pixels_through_the_ssd_recipe(seed: int, mode: str) -> None:
+    def undistorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return image
+
+    preprocess = Preprocess(160, 130, mode, pad_value=0)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssd_recipe, "distort", undistorted)
+        made = SsdRecipe()(painted(seed), context(seed, preprocess=preprocess))
+    assert made.image.shape == (160, 130, 3)
+    # a crop that is enlarged three times blurs the edge over as many pixels
+    assert_painted(made, slack=4)
+
+
+def test_without_randomness_the_ssd_recipe_is_the_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssd_recipe, "distort", lambda image, rng: image)
+    monkeypatch.setattr(ssd_recipe, "CROP_MIN_IOUS", (None,))
+
+    class Never:
+        def random(self) -> float:
+            return 1.0
+
+        def integers(self, high: int) -> int:
+            return 0
+
+    sample = painted()
+    for mode in ("fit", "letterbox", "crop"):
+        preprocess = Preprocess(100, 130, mode, pad_value=9)  # type: ignore[arg-type]
+        made = SsdRecipe()(sample, TransformContext(Never(), lambda: sample, preprocess))  # type: ignore[arg-type]
+        expected, geometry = resize(sample.image, preprocess)
+        assert np.array_equal(made.image, expected)
+        np.testing.assert_allclose(made.boxes, np.clip(geometry.to_input(sample.boxes), 0, [130, 100] * 2), atol=0.7)
+
+
+def test_expansion_keeps_the_image_on_its_canvas() -> None:
+    rng = np.random.default_rng(0)
+    seen = [expansion((50, 80), rng) for _ in range(200)]
+    for (height, width), (x, y) in seen:
+        assert 0 <= x <= width - 80
+        assert 0 <= y <= height - 50
+        assert height <= 200
+    assert max(height for (height, _), _ in seen) > 180
+
+
+def test_the_colours_of_fill_are_not_distorted() -> None:
+    preprocess = Preprocess(160, 160, pad_value=114)
+    sample = Sample(np.full((60, 60, 3), 30, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    corners = [SsdRecipe()(sample, context(seed, preprocess=preprocess)).image[::159, ::159] for seed in range(30)]
+    filled = sum((c == 114).all(2).any() for c in corners)
+    assert 8 <= filled <= 22  # half of the images are expanded, and hardly one of those reaches all four corners
 
 
 def test_a_mosaic_shows_its_middle_where_four_images_meet() -> None:
@@ -161,6 +206,34 @@ def test_each_geometric_key_changes_the_picture(key: str, value: object) -> None
     plain = YoloxRecipe(YoloxAugmentation(**options))(painted(), context(5))
     changed = YoloxRecipe(YoloxAugmentation(**options | {key: value}))(painted(), context(5))
     assert not np.array_equal(plain.image, changed.image)
+
+
+@pytest.mark.parametrize("mode", ["fit", "letterbox", "crop"])
+def test_a_single_image_without_turning_is_where_the_preprocessing_puts_it(mode: str) -> None:
+    preprocess = Preprocess(160, 130, mode, pad_value=7)  # type: ignore[arg-type]
+    sample = painted()
+    made = YoloxRecipe(YoloxAugmentation(**PLAIN | {"mosaic_prob": 0.0}))(sample, context(preprocess=preprocess))
+    expected, geometry = resize(sample.image, preprocess)
+    np.testing.assert_allclose(made.boxes, np.clip(geometry.to_input(sample.boxes), 0, [130, 160] * 2), atol=1)
+    assert np.abs(made.image.astype(int) - expected).mean() < 3
+
+
+def test_mixup_looks_for_a_partner_with_boxes_and_keeps_all_boxes() -> None:
+    empty = Sample(np.zeros((50, 50, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    tiles = [painted(1)] * 3
+    options = PLAIN | {"enable_mixup": True, "mixup_scale": (1.0, 1.0)}
+    recipe = YoloxRecipe(YoloxAugmentation(**options))
+    mosaic = YoloxRecipe(YoloxAugmentation(**options | {"enable_mixup": False}))(
+        painted(), context(1, iter(tiles).__next__)
+    )
+    made = recipe(painted(), context(1, iter([*tiles, empty, empty, painted(2, value=90)]).__next__))
+    assert made.labels.tolist() == [*mosaic.labels.tolist(), 2]
+    blend = made.image.astype(int) - mosaic.image.astype(int) / 2
+    assert set(np.rint(np.unique(blend))) >= {0.0, 45.0}
+    assert abs(blend).max() <= 46
+    # When no image of the set has boxes, the mosaic stays as it is.
+    alone = recipe(painted(), context(1, iter([*tiles, *[empty] * 50]).__next__))
+    assert np.array_equal(alone.image, mosaic.image)
 
 
 def test_closing_the_strong_augmentation_leaves_one_whole_image() -> None:
@@ -233,16 +306,25 @@ def test_hsv_moves_hue_around_the_circle_and_clips_the_rest() -> None:
     assert all(r > 180 for r, _, _ in outcomes)
 
 
+def test_padding_beside_a_plain_image_keeps_its_value() -> None:
+    preprocess = Preprocess(160, 160, "letterbox", pad_value=114)
+    sample = Sample(np.full((80, 160, 3), (200, 40, 90), np.uint8), painted().boxes[:0], painted().labels[:0])
+    made = [YoloxRecipe()(sample, context(seed, strong=False, preprocess=preprocess)).image for seed in range(10)]
+    assert all((image[80:] == 114).all() for image in made)
+    assert len({image[:80].tobytes() for image in made}) > 5
+
+
 def test_the_iou_crop_enforces_what_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stdet_datasets.ssd_recipe.CROP_MIN_IOUS", (0.5,))
-    boxes = np.array([[20, 20, 120, 90]], np.float32)
+    box = np.array([20, 20, 120, 90], np.float32)
+    cut = 0
     for seed in range(30):
-        rng = np.random.default_rng(seed)
-        image = np.zeros((120, 160, 3), np.uint8)
-        out, kept, _ = iou_crop(image, boxes, np.zeros(1, np.int64), rng)
-        area = (kept[0, 2] - kept[0, 0]) * (kept[0, 3] - kept[0, 1])
-        union = out.shape[0] * out.shape[1] + 100 * 70 - area
-        assert area / union >= 0.5 - 0.02
+        crop, kept = iou_crop((120, 160), box[None], np.random.default_rng(seed))
+        assert kept.tolist() == [True]
+        x, y = np.minimum(crop[2:], box[2:]) - np.maximum(crop[:2], box[:2])
+        assert x * y / (np.prod(crop[2:] - crop[:2]) + 100 * 70 - x * y) >= 0.5
+        cut += crop.tolist() != [0, 0, 160, 120]
+    assert cut == 30
     assert _iou_with(np.array([0, 0, 10, 10.0]), np.array([[5, 0, 15, 10.0]]))[0] == pytest.approx(1 / 3)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -200,3 +201,44 @@ def test_an_enormous_declared_size_is_refused_without_decoding(tmp_path: Path) -
     Image.new("1", (20_000, 20_000)).save(bomb)
     with pytest.raises(DataError, match=r"bomb\.png"):
         read_image(bomb)
+
+
+def test_a_cut_jpeg_is_found_even_if_its_thumbnail_is_whole_and_appended_data_is_no_damage(tmp_path: Path) -> None:
+    thumbnail = io.BytesIO()
+    Image.fromarray(photo(20, 20)).save(thumbnail, "JPEG")
+    plain = io.BytesIO()
+    Image.fromarray(photo(200, 300)).save(plain, "JPEG")
+    segment = b"\xff\xe2" + (len(thumbnail.getvalue()) + 2).to_bytes(2) + thumbnail.getvalue()
+    whole = plain.getvalue()[:2] + segment + plain.getvalue()[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole + b"appended by a camera" * 1000)
+    assert read_image(path).shape == (200, 300, 3)
+    assert verify_image(path) == (200, 300)
+    path.write_bytes(whole[: len(segment) + 1500])
+    for function in (read_image, verify_image):
+        with pytest.raises(DataError, match="cut off"):
+            function(path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]),
+    changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=5),
+    keep=st.floats(0, 1),
+)
+def test_no_damage_makes_reading_fail_with_anything_but_a_data_error(
+    tmp_path: Path, kind: str, changes: list[tuple[int, int]], keep: float
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "fuzz.img"
+    Image.fromarray(photo(24, 32)).save(path, kind, exif=exif)
+    data = bytearray(path.read_bytes())
+    for position, value in changes:
+        data[position % len(data)] = value
+    path.write_bytes(data if keep > 0.5 else data[: int(len(data) * keep * 2)])
+    for function in (read_image, image_size, verify_image):
+        try:
+            function(path)
+        except DataError:
+            pass

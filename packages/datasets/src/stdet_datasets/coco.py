@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
+import mmap
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -12,39 +14,42 @@ import numpy as np
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest
 from stdet_datasets.packed import (
+    MAX_AREA,
     Complaints,
-    ImageRecord,
+    Objects,
     PackedDataset,
     clean_boxes,
+    note_other_classes,
     required_folder,
     resolve_classes,
     usable_image,
 )
 
-log = logging.getLogger(__name__)
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
-class _Image(msgspec.Struct):
-    id: int
+class _Image(msgspec.Struct, gc=False):
+    id: Id
     file_name: str
-    height: int
-    width: int
+    height: Side
+    width: Side
 
 
-class _Category(msgspec.Struct):
-    id: int
+class _Category(msgspec.Struct, gc=False):
+    id: Id
     name: str
 
 
-class _Object(msgspec.Struct):
-    image_id: int
-    category_id: int
+class _Object(msgspec.Struct, gc=False):
+    image_id: Id
+    category_id: Id
     bbox: tuple[float, float, float, float]
     area: float | None = None
-    iscrowd: int = 0
+    iscrowd: Id = 0
 
 
-class _Instances(msgspec.Struct):
+class _Instances(msgspec.Struct, gc=False):
     images: list[_Image]
     categories: list[_Category]
     annotations: list[_Object] = []
@@ -67,24 +72,25 @@ class CocoDataset(PackedDataset):
             raise DataError(f"dataset.{request.split}_annotations_path is not set", "give the COCO JSON file")
         instances = _read(path)
         categories = sorted(instances.categories, key=lambda c: c.id)
-        if len({c.id for c in categories}) < len(categories):
-            raise DataError(f"{path}: two categories have the same id")
         names = resolve_classes(request.class_names, [c.name for c in categories], str(path))
-        labels = {c.id: names.index(c.name) for c in categories if c.name in names}
         complaints = Complaints(request)
-        objects = _objects_by_image(path, instances, {c.id for c in categories}, complaints)
-        records = [
-            _record(image, objects[image.id], labels, complaints)
-            for image in sorted(instances.images, key=lambda i: i.id)
-            if usable_image(folder, image.file_name, request, complaints)
-        ]
+        images = sorted(instances.images, key=lambda image: image.id)
+        usable = [usable_image(folder, i.file_name, (i.height, i.width), complaints) for i in images]
+        ids = _distinct((i.id for i in images), len(images), f"{path}: two images")
+        sizes = np.array([(i.height, i.width) for i in images], np.int32).reshape(-1, 2)
+        owner, objects = _objects(path, instances, names, ids, sizes, request.split, complaints)
         complaints.settle()
-        super().__init__(folder, names, records)
+        kept = np.array(usable, bool)
+        rows = kept[owner]
+        counts = np.bincount(owner[rows], minlength=len(images))[kept]
+        paths = [image.file_name for image, use in zip(images, usable, strict=True) if use]
+        super().__init__(folder, names, paths, ids[kept], sizes[kept], counts, objects[rows])
 
 
 def _read(path: Path) -> _Instances:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", "check the annotations path of the split") from error
     try:
@@ -94,9 +100,8 @@ def _read(path: Path) -> _Instances:
             f"{path} is not a COCO instances file: {error}", "it needs images, annotations, categories"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(
-            f"{path}:{_line_of(str(error), data)}: malformed JSON: {error}", "mend or replace the file"
-        ) from error
+        line = _line_of(str(error), bytes(data))
+        raise DataError(f"{path}:{line}: malformed JSON: {error}", "mend or replace the file") from error
 
 
 def _line_of(message: str, data: bytes) -> int:
@@ -106,39 +111,63 @@ def _line_of(message: str, data: bytes) -> int:
     return data.count(b"\n", 0, position) + 1
 
 
-def _objects_by_image(
-    path: Path, instances: _Instances, categories: set[int], complaints: Complaints
-) -> dict[int, list[_Object]]:
-    images = {image.id for image in instances.images}
-    if len(images) < len(instances.images):
-        raise DataError(f"{path}: two images have the same id")
-    objects: dict[int, list[_Object]] = defaultdict(list)
-    for number, item in enumerate(instances.annotations):
-        if item.image_id not in images:
-            complaints.add("annotations of no image", f"annotations[{number}] of {path}: image_id {item.image_id}")
-        elif item.category_id not in categories:
-            complaints.add(
-                "annotations of no category", f"annotations[{number}] of {path}: category_id {item.category_id}"
-            )
-        else:
-            objects[item.image_id].append(item)
-    return objects
+def _distinct(ids: Iterable[int], count: int, what: str) -> np.ndarray:
+    array = np.fromiter(ids, np.int64, count)
+    if (np.diff(array) == 0).any():
+        raise DataError(f"{what} have the id {array[:-1][np.diff(array) == 0][0]}", "ids must be unique")
+    return array
 
 
-def _record(image: _Image, objects: list[_Object], labels: dict[int, int], complaints: Complaints) -> ImageRecord:
-    own = [o for o in objects if o.category_id in labels]
-    xywh = np.array([o.bbox for o in own], np.float64).reshape(-1, 4)
-    boxes, usable = clean_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]), image.height, image.width)
-    for _ in range(int((~usable).sum())):
-        complaints.add("boxes outside the image or without area", image.file_name)
-    areas = [o.bbox[2] * o.bbox[3] if o.area is None else o.area for o in own]
-    return ImageRecord(
-        image.id,
-        image.file_name,
-        image.height,
-        image.width,
-        boxes[usable],
-        np.array([labels[o.category_id] for o in own], np.int64)[usable],
-        np.array([o.iscrowd != 0 for o in own], bool)[usable],
-        np.array(areas, np.float32)[usable],
+def _places(values: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value is in the ascending array `among`, and bool: whether it is there at all."""
+    if not len(among):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    places = np.searchsorted(among, values).clip(max=len(among) - 1)
+    return places, among[places] == values
+
+
+def _objects(
+    path: Path,
+    instances: _Instances,
+    names: tuple[str, ...],
+    ids: np.ndarray,
+    sizes: np.ndarray,
+    split: str,
+    complaints: Complaints,
+) -> tuple[np.ndarray, Objects]:
+    """The usable objects ordered by image, and for each the row of its image in `ids`."""
+    items, count = instances.annotations, len(instances.annotations)
+    categories = sorted(instances.categories, key=lambda c: c.id)
+    category_ids = _distinct((c.id for c in categories), len(categories), f"{path}: two categories")
+    category_labels = np.array([names.index(c.name) if c.name in names else -1 for c in categories], np.int64)
+    image, known_image = _places(np.fromiter((o.image_id for o in items), np.int64, count), ids)
+    category, known_category = _places(np.fromiter((o.category_id for o in items), np.int64, count), category_ids)
+    known = known_image & known_category
+    wanted = known.copy()
+    wanted[known] = category_labels[category[known]] >= 0
+    note_other_classes(split, int((known & ~wanted).sum()))
+
+    xywh = np.fromiter(chain.from_iterable(o.bbox for o in items), np.float64, 4 * count).reshape(-1, 4)
+    areas = np.fromiter((o.bbox[2] * o.bbox[3] if o.area is None else o.area for o in items), np.float64, count)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no usable box
+        xyxy = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+    boxes = np.zeros((count, 4), np.float32)
+    with_area, sized = np.zeros(count, bool), (areas >= 0) & (areas <= MAX_AREA)
+    boxes[known], with_area[known] = clean_boxes(xyxy[known], sizes[image[known]])
+
+    def complain(kind: str, faulty: np.ndarray, what: str) -> None:
+        if faulty.any():
+            first = int(faulty.argmax())
+            where = f"annotations[{first}] of {path}: {what} {getattr(items[first], what)}"
+            complaints.add(kind, where, int(faulty.sum()))
+
+    complain("annotations of no image", ~known_image, "image_id")
+    complain("annotations of no category", known_image & ~known_category, "category_id")
+    complain("boxes outside the image or without area", wanted & ~with_area, "bbox")
+    complain("areas that are none", wanted & with_area & ~sized, "area")
+    rows = np.flatnonzero(wanted & with_area & sized)
+    rows = rows[np.argsort(image[rows], kind="stable")]
+    crowd = np.fromiter((o.iscrowd != 0 for o in items), bool, count)
+    return image[rows], Objects(
+        boxes[rows], category_labels[category[rows]], crowd[rows], areas[rows].astype(np.float32)
     )

@@ -7,7 +7,7 @@ import numpy as np
 from stdet.data.image_io import image_size
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest
-from stdet_datasets.packed import Complaints, ImageRecord, PackedDataset, required_folder, usable_image
+from stdet_datasets.packed import Complaints, Objects, PackedDataset, required_folder, usable_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -21,17 +21,24 @@ class FolderDataset(PackedDataset):
         """
         folder = required_folder(request.images_path, f"{request.split}_path")
         complaints = Complaints(request)
-        names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-        records = []
-        none = np.zeros(0)
-        for number, name in enumerate(names):
-            if not usable_image(folder, name, request, complaints):
+        names, sizes = [], []
+        for name in sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+            if not usable_image(folder, name, None, complaints):
                 continue
             try:
-                height, width = image_size(folder / name)
+                sizes.append(image_size(folder / name))
             except DataError as error:
                 complaints.add("unreadable images", error.message)
                 continue
-            records.append(ImageRecord(number, name, height, width, none, none, none, none))
+            names.append(name)
         complaints.settle()
-        super().__init__(folder, request.class_names or (), records)
+        count = len(names)
+        super().__init__(
+            folder,
+            request.class_names or (),
+            names,
+            np.arange(count),
+            np.array(sizes, np.int32).reshape(-1, 2),
+            np.zeros(count, np.int64),
+            Objects.none(),
+        )

@@ -7,8 +7,12 @@ import math
 import cv2
 import numpy as np
 
+from stdet.structures import Preprocess
+
 MIN_BOX_PX = 1.0
 """Boxes whose smaller side is not above this after a transform are dropped."""
+WARP_FLAGS = {"nearest": cv2.INTER_NEAREST, "bicubic": cv2.INTER_CUBIC}
+"""Kernels that a warp offers; it takes bilinear for the others, which are defined for upright resizing only."""
 
 
 def random_affine(
@@ -55,34 +59,60 @@ def clip_boxes(boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> 
     return clipped[kept], labels[kept]
 
 
-def paste(image: np.ndarray, canvas: np.ndarray, matrix: np.ndarray, region: np.ndarray | None = None) -> None:
+def input_scale(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float]:
+    """(y, x) factors by which the resize mode brings an image of `size` (h, w) to the network's input."""
+    y, x = preprocess.height / size[0], preprocess.width / size[1]
+    if preprocess.resize_mode == "fit":
+        return y, x
+    both = min(y, x) if preprocess.resize_mode == "letterbox" else max(y, x)
+    return both, both
+
+
+def paste(
+    image: np.ndarray,
+    canvas: np.ndarray,
+    matrix: np.ndarray,
+    region: np.ndarray | None = None,
+    interpolation: str = "bilinear",
+) -> None:
     """Warp uint8 (H, W, C) `image` by `matrix` straight into `canvas`, leaving the canvas as it is elsewhere.
 
-    The map is in pixel-edge coordinates. An image that shrinks to less than half is averaged down first: one bilinear
-    warp would alias.
+    The map is in pixel-edge coordinates. A side that shrinks to less than half is averaged down first: one warp alone
+    would alias. An alpha channel that the canvas hasn't is left out.
 
     Args:
         region: part of the image to paste, (x1, y1, x2, y2) in its pixels; all of it when None.
+        interpolation: `nearest`, `bicubic`, else bilinear.
     """
     if region is not None:
         x1, y1, x2, y2 = (int(v) for v in region)
         image, matrix = image[y1:y2, x1:x2], matrix @ shift(x1, y1)
     if 0 in image.shape[:2]:
         return
-    factor = math.sqrt(abs(float(np.linalg.det(matrix[:2, :2]))))
-    if factor < 0.5:
-        height, width = (max(1, round(side * 2 * factor)) for side in image.shape[:2])
-        matrix = matrix @ np.diag([image.shape[1] / width, image.shape[0] / height, 1.0])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    reduced = reduce_first(image[..., : canvas.shape[2]], *np.hypot(matrix[0, :2], matrix[1, :2]).tolist())
+    matrix = matrix @ np.diag([image.shape[1] / reduced.shape[1], image.shape[0] / reduced.shape[0], 1.0])
     # OpenCV maps pixel centres; ours are half a pixel inside the edges.
     centred = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)
     cv2.warpAffine(
-        np.ascontiguousarray(image),
+        np.ascontiguousarray(reduced),
         centred[:2],
         (canvas.shape[1], canvas.shape[0]),
         dst=canvas,
-        flags=cv2.INTER_LINEAR,
+        flags=WARP_FLAGS.get(interpolation, cv2.INTER_LINEAR),
         borderMode=cv2.BORDER_TRANSPARENT,
+    )
+
+
+def reduce_first(image: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """The image averaged down to twice its later size along each side that is to shrink to less than half."""
+    height, width = (
+        max(1, round(side * 2 * scale)) if scale < 0.5 else side
+        for side, scale in zip(image.shape[:2], (scale_y, scale_x), strict=True)
+    )
+    return (
+        image
+        if (height, width) == image.shape[:2]
+        else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     )
 
 

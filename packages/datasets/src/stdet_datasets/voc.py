@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest
 from stdet_datasets.packed import (
     Complaints,
-    ImageRecord,
+    Objects,
     PackedDataset,
     clean_boxes,
+    is_inside,
+    note_other_classes,
     required_folder,
     resolve_classes,
     usable_image,
@@ -47,18 +51,47 @@ class VocDataset(PackedDataset):
         folder = required_folder(request.images_path, f"{request.split}_images_path")
         xml_folder = required_folder(request.annotations_path, f"{request.split}_annotations_path")
         complaints = Complaints(request)
-        stems = _split_names(request.split_path, xml_folder)
         files = {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
-        parsed = {stem: _read(xml_folder / f"{stem}.xml") for stem in stems}
-        found = sorted({o.name for objects in parsed.values() for o in objects})
-        names = resolve_classes(request.class_names, _known(request.class_names, found), str(xml_folder))
-        records = [
-            _record(number, folder, files[stem], objects, names, complaints)
-            for number, (stem, objects) in enumerate(parsed.items())
-            if _has_image(folder, stem, files, request, complaints)
-        ]
+        found = _found_images(request, folder, xml_folder, files, complaints)
+        all_names = sorted({o.name for _, _, objects in found for o in objects})
+        classes = resolve_classes(request.class_names, _known(request.class_names, all_names), str(xml_folder))
+        note_other_classes(request.split, sum(o.name not in classes for _, _, objects in found for o in objects))
+        packed = [_pack(name, size, objects, classes, complaints) for name, size, objects in found]
         complaints.settle()
-        super().__init__(folder, names, records)
+        super().__init__(
+            folder,
+            classes,
+            [name for name, _, _ in found],
+            np.arange(len(found)),
+            np.array([size for _, size, _ in found], np.int32).reshape(-1, 2),
+            np.array([len(objects.labels) for objects in packed], np.int64),
+            Objects.join(packed),
+        )
+
+
+_Found = tuple[str, tuple[int, int], list[_Object]]
+
+
+def _found_images(
+    request: DatasetRequest, folder: Path, xml_folder: Path, files: dict[str, str], complaints: Complaints
+) -> list[_Found]:
+    """Name, (height, width) and objects of the usable images of the split."""
+    found: list[_Found] = []
+    for stem in _split_names(request.split_path, xml_folder):
+        try:
+            objects = _read(xml_folder / f"{stem}.xml")
+        except DataError as error:
+            complaints.add("unusable annotation files", error.message)
+            continue
+        if stem not in files:
+            complaints.add("missing images", str(folder / f"{stem}.jpg"))
+        elif usable_image(folder, files[stem], None, complaints):
+            try:
+                # The size in the XML is often wrong in home-made sets; the image's own header never is.
+                found.append((files[stem], image_size(folder / files[stem]), objects))
+            except DataError as error:
+                complaints.add("unreadable images", error.message)
+    return found
 
 
 def _known(wanted: tuple[str, ...] | None, found: list[str]) -> list[str]:
@@ -75,20 +108,17 @@ def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the split list {path}: {error}", "check the split paths of dataset") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    # VOC's lists of one class say 1, 0 or -1 after the name; the name itself may have spaces.
+    names = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
     if not names:
         raise DataError(f"the split list {path} is empty")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
-        raise DataError(f"the split list {path} names {repeated[0]} twice")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"the split list {path} names {name} twice")
+    outside = next((name for name in names if not is_inside(name)), None)
+    if outside is not None:
+        raise DataError(f"the split list {path} has {outside!r}, which leaves the folder", "mend the list")
     return names
-
-
-def _has_image(folder: Path, stem: str, files: dict[str, str], request: DatasetRequest, complaints: Complaints) -> bool:
-    if stem not in files:
-        complaints.add("missing images", str(folder / f"{stem}.jpg"))
-        return False
-    return usable_image(folder, files[stem], request, complaints)
 
 
 def _read(path: Path) -> list[_Object]:
@@ -120,23 +150,13 @@ def _object(path: Path, number: int, item: ET.Element) -> _Object:
     return _Object(name, (x1 - 1, y1 - 1, x2, y2), item.findtext("difficult", "0").strip() == "1")
 
 
-def _record(
-    number: int, folder: Path, name: str, objects: list[_Object], names: tuple[str, ...], complaints: Complaints
-) -> ImageRecord:
-    # The size in the XML is often wrong in home-made sets; the image's own header never is.
-    height, width = image_size(folder / name)
-    own = [o for o in objects if o.name in names]
-    boxes, usable = clean_boxes(np.array([o.box for o in own], np.float64).reshape(-1, 4), height, width)
-    for _ in range(int((~usable).sum())):
-        complaints.add("boxes outside the image or without area", name)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    return ImageRecord(
-        number,
-        name,
-        height,
-        width,
-        boxes[usable],
-        np.array([names.index(o.name) for o in own], np.int64)[usable],
-        np.array([o.difficult for o in own], bool)[usable],
-        sizes.prod(1)[usable],
-    )
+def _pack(
+    name: str, size: tuple[int, int], objects: list[_Object], classes: tuple[str, ...], complaints: Complaints
+) -> Objects:
+    own = [o for o in objects if o.name in classes]
+    boxes, usable = clean_boxes(np.array([o.box for o in own], np.float64).reshape(-1, 4), np.array(size))
+    if not usable.all():
+        complaints.add("boxes outside the image or without area", name, int((~usable).sum()))
+    labels = np.array([classes.index(o.name) for o in own], np.int64)
+    ignore = np.array([o.difficult for o in own], bool)
+    return Objects(boxes, labels, ignore, (boxes[:, 2:] - boxes[:, :2]).prod(1))[usable]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stdet.data.preprocess import resize
+from stdet.data.preprocess import fitted, resize
 from stdet.interfaces.transform import Transform, TransformContext
 from stdet.structures import Sample
 from stdet_datasets.geometry import (
     clip_boxes,
     flip_boxes,
+    input_scale,
     out_of_view,
     paste,
     random_affine,
@@ -22,6 +23,8 @@ from stdet_datasets.options import YoloxAugmentation
 HSV_GAINS = (5.0, 30.0, 30.0)
 """Largest change of hue (of 180), saturation and value (of 255)."""
 MIXUP_FLIP_PROB = 0.5
+MIXUP_TRIES = 50
+"""Images drawn in search of a mixup partner that has boxes."""
 
 
 class YoloxRecipe(Transform):
@@ -29,23 +32,25 @@ class YoloxRecipe(Transform):
 
     Differences to the reference, on purpose: the affine turns about the centre of the mosaic, not about its corner, so
     the output shows the middle where the four tiles meet; `shear` and `degrees` follow the config; images without boxes
-    stay, as background.
+    stay, as background. Every tile comes to the input's size by the resize mode of the preprocessing; warps know the
+    kernels nearest, bilinear and bicubic, and take bilinear where another one is set.
     """
 
     def __init__(self, options: YoloxAugmentation | None = None) -> None:
         self._options = options or YoloxAugmentation()
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        if context.strong:
-            sample = self._strong(sample, context)
-        else:
-            sample = _fit(sample, context)
-        image, boxes = sample.image, sample.boxes
+        made = self._strong(sample, context) if context.strong else _fit(sample, context)
+        image, boxes = made.image, made.boxes
         if context.rng.random() < self._options.hsv_prob:
-            image = change_hsv(image, context.rng)
+            height, width = context.preprocess.size
+            if not context.strong:  # padding beside a plain image keeps the value that evaluation gives it
+                (height, width), _ = fitted((sample.height, sample.width), context.preprocess)
+            image = image.copy()
+            image[:height, :width] = change_hsv(image[:height, :width], context.rng)
         if context.rng.random() < self._options.flip_prob:
             image, boxes = np.ascontiguousarray(image[:, ::-1]), flip_boxes(boxes, image.shape[1])
-        return Sample(image, boxes, sample.labels)
+        return Sample(image, boxes, made.labels)
 
     def _strong(self, sample: Sample, context: TransformContext) -> Sample:
         options, rng = self._options, context.rng
@@ -74,10 +79,13 @@ class YoloxRecipe(Transform):
         turn = random_affine(
             context.rng, degrees=o.degrees, scale=(1.0, 1.0), shear=o.shear, translate=o.translate, size=(height, width)
         )
-        ratio = min(height / sample.height, width / sample.width)
-        matrix = shift(width / 2, height / 2) @ turn @ shift(-width / 2, -height / 2) @ np.diag([ratio, ratio, 1.0])
+        scale_y, scale_x = input_scale((sample.height, sample.width), context.preprocess)
+        matrix = shift(width / 2, height / 2) @ turn @ shift(-width / 2, -height / 2)
+        if context.preprocess.resize_mode == "crop":
+            matrix = matrix @ shift((width - sample.width * scale_x) / 2, (height - sample.height * scale_y) / 2)
+        matrix = matrix @ np.diag([scale_x, scale_y, 1.0])
         canvas = _canvas(context)
-        paste(sample.image, canvas, matrix)
+        paste(sample.image, canvas, matrix, interpolation=context.preprocess.interpolation)
         return Sample(canvas, *clip_boxes(warp_boxes(sample.boxes, matrix), sample.labels, (height, width)))
 
     def _mosaic(self, sample: Sample, context: TransformContext) -> Sample:
@@ -95,17 +103,17 @@ class YoloxRecipe(Transform):
         boxes, labels = [], []
         for place, tile in enumerate(tiles):
             right, below = place % 2, place // 2
-            ratio = min(height / tile.height, width / tile.width)
-            tile_h, tile_w = tile.height * ratio, tile.width * ratio
+            scale_y, scale_x = input_scale((tile.height, tile.width), context.preprocess)
+            tile_h, tile_w = tile.height * scale_y, tile.width * scale_x
             left, top = meet_x - (0 if right else tile_w), meet_y - (0 if below else tile_h)
-            whole = view @ shift(left, top) @ np.diag([ratio, ratio, 1.0])
+            whole = view @ shift(left, top) @ np.diag([scale_x, scale_y, 1.0])
             # A tile ends where the canvas of twice the input does.
-            x1, x2 = max(0.0, -left) / ratio, min(tile_w, 2 * width - left) / ratio
-            y1, y2 = max(0.0, -top) / ratio, min(tile_h, 2 * height - top) / ratio
+            x1, x2 = max(0.0, -left) / scale_x, min(tile_w, 2 * width - left) / scale_x
+            y1, y2 = max(0.0, -top) / scale_y, min(tile_h, 2 * height - top) / scale_y
             region = np.array([x1, y1, x2, y2])
             if x2 - x1 < 1 or y2 - y1 < 1 or out_of_view((y2 - y1, x2 - x1), whole @ shift(x1, y1), (height, width)):
                 continue
-            paste(tile.image, canvas, whole, region)
+            paste(tile.image, canvas, whole, region, context.preprocess.interpolation)
             cut = np.clip(tile.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2]).astype(np.float32)
             seen = (cut[:, 2:] - cut[:, :2]).min(1, initial=np.inf) > 0
             boxes.append(warp_boxes(cut[seen], whole))
@@ -118,18 +126,19 @@ class YoloxRecipe(Transform):
         """Half this image, half another one, which is scaled, perhaps mirrored, and cut out at a random place."""
         height, width = context.preprocess.size
         rng = context.rng
-        other = context.draw()
-        if not len(other.labels):
+        other = next((s for s in (context.draw() for _ in range(MIXUP_TRIES)) if len(s.labels)), None)
+        if other is None:  # hardly an image of the set has boxes
             return sample
-        ratio = min(height / other.height, width / other.width) * rng.uniform(*self._options.mixup_scale)
-        scaled_h, scaled_w = other.height * ratio, other.width * ratio
+        factor = rng.uniform(*self._options.mixup_scale)
+        scale_y, scale_x = (factor * s for s in input_scale((other.height, other.width), context.preprocess))
+        scaled_h, scaled_w = other.height * scale_y, other.width * scale_x
         room_x, room_y = scaled_w - width, scaled_h - height
         left, top = -rng.uniform(0, max(room_x, 0)), -rng.uniform(0, max(room_y, 0))
-        matrix = shift(left, top) @ np.diag([ratio, ratio, 1.0])
+        matrix = shift(left, top) @ np.diag([scale_x, scale_y, 1.0])
         if rng.random() < MIXUP_FLIP_PROB:
             matrix = matrix @ shift(other.width, 0) @ np.diag([-1.0, 1.0, 1.0])
         canvas = _canvas(context)
-        paste(other.image, canvas, matrix)
+        paste(other.image, canvas, matrix, interpolation=context.preprocess.interpolation)
         boxes, labels = clip_boxes(warp_boxes(other.boxes, matrix), other.labels, (height, width))
         image = cv2.addWeighted(sample.image, 0.5, canvas, 0.5, 0)
         return Sample(image, np.concatenate([sample.boxes, boxes]), np.concatenate([sample.labels, labels]))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from stdet.errors import DataError
 
 MAX_PIXELS = 1 << 27
 """Largest declared size that is decoded, 134 million pixels: a tiny file may claim to be enormous."""
+
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+"""What Pillow's parsers raise on files that aren't what they claim to be."""
+HINT = "replace the file, or set dataset.on_bad_data: skip"
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -22,7 +29,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 exchange the sides
+        turned = _orientation(path, image) >= 5  # 5..8 exchange the sides
     return (width, height) if turned else (height, width)
 
 
@@ -35,67 +42,81 @@ def read_image(path: Path, keep_alpha: bool = False) -> np.ndarray:
         DataError: as `image_size`, or the pixel data is damaged or cut off.
     """
     with _opened(path) as image:
-        simple_jpeg = image.format == "JPEG" and image.mode == "RGB"
-        oriented = image.getexif().get(0x0112, 1) == 1
-        if simple_jpeg and oriented:
+        if image.format == "JPEG" and image.mode == "RGB" and _orientation(path, image) == 1:
             pixels = _decode_jpeg(path)
             return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) if keep_alpha else pixels
         try:
             return _convert(ImageOps.exif_transpose(image), keep_alpha)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"cannot decode {path}: {error}", "replace the file, or set dataset.on_bad_data: skip"
-            ) from error
+        except DAMAGE as error:
+            raise DataError(f"cannot decode {path}: {error}", HINT) from error
 
 
-def verify_image(path: Path) -> None:
-    """Check that an image is whole, without decoding a JPEG: it must open, and reach its end marker.
+def verify_image(path: Path) -> tuple[int, int]:
+    """Check that an image is whole, without decoding a JPEG: its header must parse, and its scan must end.
+
+    Damage inside the data of a JPEG that leaves both ends alone isn't seen.
+
+    Returns:
+        (height, width), as `image_size`.
 
     Raises:
         DataError: as `read_image`.
     """
     with _opened(path) as image:
         if image.format == "JPEG":
-            _whole_jpeg(path, path.read_bytes())
-            return
-        try:
-            image.verify()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"cannot decode {path}: {error}", "replace the file") from error
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _check_end(path, data)
+        else:
+            try:
+                image.verify()
+            except DAMAGE as error:
+                raise DataError(f"cannot decode {path}: {error}", HINT) from error
+    return image_size(path)
 
 
 def _opened(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty (0 bytes)", "replace the file, or set dataset.on_bad_data: skip")
+            raise DataError(f"{path} is empty (0 bytes)", HINT)
         image = Image.open(path)
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}", "check the images path of the split") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} is not a readable image: {error}", "replace it, or set dataset.on_bad_data: skip"
-        ) from error
-    if image.size[0] * image.size[1] > MAX_PIXELS:
-        width, height = image.size
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a readable image: {error}", HINT) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
         raise DataError(f"{path} declares {width} x {height} pixels; the limit is {MAX_PIXELS}", "shrink the image")
     return image
 
 
+def _orientation(path: Path, image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where the file says nothing."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except DAMAGE as error:
+        raise DataError(f"{path} has damaged EXIF data: {error}", HINT) from error
+
+
 def _decode_jpeg(path: Path) -> np.ndarray:
-    """OpenCV decodes JPEG faster than Pillow, but fills what is missing with grey: the end marker tells."""
+    """OpenCV decodes JPEG faster than Pillow, but fills what is missing with grey, so the end is checked before."""
     data = path.read_bytes()
-    _whole_jpeg(path, data)
+    _check_end(path, data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
-        raise DataError(f"cannot decode {path}", "replace the file, or set dataset.on_bad_data: skip")
+        raise DataError(f"cannot decode {path}", HINT)
     return pixels
 
 
-def _whole_jpeg(path: Path, data: bytes) -> None:
-    if b"\xff\xd9" not in data[-4096:]:
-        raise DataError(
-            f"cannot decode {path}: the JPEG data is cut off", "replace the file, or set dataset.on_bad_data: skip"
-        )
+def _check_end(path: Path, data: bytes | mmap.mmap) -> None:
+    """The scan of a whole JPEG is followed by an end marker. Thumbnails in the segments before it have their own, so
+    the search begins at the scan; cameras append data, so it isn't limited to the last bytes."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at : at + 2] != b"\xff\xda":
+        filler = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if filler else 2 + int.from_bytes(data[at + 2 : at + 4])
+    if data.rfind(b"\xff\xd9", at) < 0:
+        raise DataError(f"cannot decode {path}: the JPEG data is cut off", HINT)
 
 
 def _convert(image: Image.Image, keep_alpha: bool) -> np.ndarray:

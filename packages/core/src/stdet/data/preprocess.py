@@ -51,20 +51,28 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, Geome
     `letterbox` truncates the scaled sizes to whole pixels and maps boxes by the one ratio r = min(H/h, W/w), as YOLOX
     does and published weights expect. Shrinking does not smooth first, except with `area`, for the same reason.
     """
-    (height, width), (out_h, out_w) = image.shape[:2], preprocess.size
+    (inner_h, inner_w), geometry = fitted((image.shape[0], image.shape[1]), preprocess)
+    inner = resample(image, inner_h, inner_w, preprocess.interpolation)
+    if preprocess.resize_mode == "letterbox":
+        canvas = np.full((*preprocess.size, image.shape[2]), preprocess.pad_value, np.uint8)
+        canvas[:inner_h, :inner_w] = inner
+        return canvas, geometry
+    top, left = -int(geometry.offset_y), -int(geometry.offset_x)
+    return inner[top : top + preprocess.height, left : left + preprocess.width], geometry
+
+
+def fitted(size: tuple[int, int], preprocess: Preprocess) -> tuple[tuple[int, int], Geometry]:
+    """What `resize` does with an image of `size` (h, w): the (height, width) it resamples to, and the map to the input."""
+    (height, width), (out_h, out_w) = size, preprocess.size
     if preprocess.resize_mode == "fit":
-        return resample(image, out_h, out_w, preprocess.interpolation), Geometry(out_h / height, out_w / width)
+        return preprocess.size, Geometry(out_h / height, out_w / width)
     if preprocess.resize_mode == "letterbox":
         ratio = min(out_h / height, out_w / width)
-        inner = resample(image, max(1, int(height * ratio)), max(1, int(width * ratio)), preprocess.interpolation)
-        canvas = np.full((out_h, out_w, image.shape[2]), preprocess.pad_value, np.uint8)
-        canvas[: inner.shape[0], : inner.shape[1]] = inner
-        return canvas, Geometry(ratio, ratio)
+        return (max(1, int(height * ratio)), max(1, int(width * ratio))), Geometry(ratio, ratio)
     ratio = max(out_h / height, out_w / width)
     inner_h, inner_w = max(out_h, round(height * ratio)), max(out_w, round(width * ratio))
     top, left = (inner_h - out_h) // 2, (inner_w - out_w) // 2
-    inner = resample(image, inner_h, inner_w, preprocess.interpolation)
-    return inner[top : top + out_h, left : left + out_w], Geometry(inner_h / height, inner_w / width, -top, -left)
+    return (inner_h, inner_w), Geometry(inner_h / height, inner_w / width, -top, -left)
 
 
 def resample(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
