@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ dataset:
 training: { batch_size: 4, epochs: 1, no_aug_epochs: 0, print_interval: 1, device: cpu }
 hydra: { run: { dir: OUT/run } }
 """
+
+
+Plant = Callable[..., dict[str, str]]
 
 
 def stdet(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,17 +90,87 @@ def test_lists_show_name_origin_version_and_state() -> None:
     assert {p["name"] for p in document(stdet("plugins", "--json"))} >= {"core", "datasets", "ssd", "stm32", "yolod"}
 
 
-def test_a_broken_plugin_is_shown_and_the_rest_works(tmp_path: Path) -> None:
-    (tmp_path / "acme_broken.py").write_text("raise RuntimeError('boom')")
-    info = tmp_path / "acme_broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stdet]\nacme = acme_broken\n")
-    env = {"PYTHONPATH": str(tmp_path)}
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    """Makes a distribution with one plugin; returns the environment in which it is installed."""
+
+    def make(code: str, entry: str = "acme") -> dict[str, str]:
+        folder = tmp_path / "site"
+        info = folder / "acme_broken-1.0.dist-info"
+        info.mkdir(parents=True)
+        (folder / "acme_broken.py").write_text(code)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[stdet]\n{entry} = acme_broken\n")
+        return {"PYTHONPATH": str(folder)}
+
+    return make
+
+
+def test_a_broken_plugin_is_shown_and_the_rest_works(plant: Plant) -> None:
+    env = plant("raise RuntimeError('boom')")
     states = {p["name"]: p for p in document(stdet("plugins", "--json", env=env))}
     assert states["acme"]["state"] == "broken"
     assert "RuntimeError: boom" in states["acme"]["reason"]
     assert stdet("list", "models", env=env).returncode == 0
+
+
+PLUGIN = "from stdet.plugins import hookimpl\nSTDET_API_VERSION = {api}\n"
+REGISTER = "@hookimpl\ndef stdet_register_schedulers(register):\n    register({name!r}, {target!r}, 'a schedule')\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "reason"),
+    [
+        ("def broken(:", "broken", "SyntaxError"),
+        ("import sys; sys.exit(0)", "broken", "SystemExit"),
+        (PLUGIN.format(api=99), "wrong-api", "made for plugin API 99, this stdet-core has API 1"),
+        (PLUGIN.format(api=1) + "@hookimpl\ndef stdet_register_shedulers(register): ...", "broken", "shedulers"),
+        (PLUGIN.format(api=1) + REGISTER.format(name="f", target="a:b") + "    1 / 0", "broken", "ZeroDivisionError"),
+        (PLUGIN.format(api=1) + REGISTER.format(name="f", target="a.b"), "broken", "module:attribute"),
+        (PLUGIN.format(api=1) + REGISTER.format(name="f", target="a:b"), "loaded", ""),
+    ],
+)
+def test_each_fault_of_a_plugin_is_shown(plant: Plant, code: str, state: str, reason: str) -> None:
+    found = {p["distribution"]: p for p in document(stdet("plugins", "--json", env=plant(code)))}
+    assert found["acme-broken"]["state"] == state
+    assert reason in found["acme-broken"]["reason"]
+    assert found["stdet-core"]["state"] == "loaded"
+
+
+def test_two_distributions_with_one_entry_point_name_are_shown(plant: Plant) -> None:
+    env = plant(PLUGIN.format(api=1), entry="yolod")
+    found = {p["distribution"]: p for p in document(stdet("plugins", "--json", env=env))}
+    assert [found[d]["state"] for d in ("acme-broken", "stdet-models-yolod")] == ["duplicate", "duplicate"]
+
+
+def test_a_name_claimed_twice_is_shown_as_such(plant: Plant) -> None:
+    env = plant(PLUGIN.format(api=1) + REGISTER.format(name="cosine", target="a:b"))
+    lines = [line for line in document(stdet("list", "schedulers", "--json", env=env)) if line["name"] == "cosine"]
+    assert [line["state"] for line in lines] == ["claimed twice"] * 2
+
+
+def test_a_broken_model_of_somebody_else_does_not_hide_the_mistakes_of_a_config(plant: Plant, config: Path) -> None:
+    register = "@hookimpl\ndef stdet_register_models(register):\n    register('net', 'a:b', '', family='acme_no:F')\n"
+    env = plant(PLUGIN.format(api=1) + register)
+    assert stdet("config", "check", str(config), env=env).returncode == 0
+    config.write_text(config.read_text().replace("epochs", "epoks"))
+    assert "did you mean `epochs`" in stdet("config", "check", str(config), env=env).stderr
+
+
+def test_what_a_plugin_prints_does_not_end_up_in_the_document(plant: Plant) -> None:
+    done = stdet("list", "models", "--json", env=plant("print('hello')\n" + PLUGIN.format(api=1)))
+    assert document(done)
+    assert "hello" in done.stderr
+
+
+def test_ctrl_c_at_any_time_is_one_document_and_exit_code_130(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import stdet.api\ndef stop(*a, **k): raise KeyboardInterrupt\nstdet.api.run = stop\n"
+    )
+    done = stdet("train", str(config), "--json", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 130
+    assert "resume_training_from=auto" in document(done)["error"]["hint"]
+    assert "Traceback" not in done.stderr
 
 
 def test_mistakes_in_a_config_exit_with_two_and_are_listed(config: Path) -> None:

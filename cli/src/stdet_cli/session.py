@@ -11,7 +11,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Session:
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
+        self._stdout = sys.stdout  # of its own, since `session` sends everybody else's elsewhere
         self._reporter: Reporter | None = None
 
     @property
@@ -46,7 +47,7 @@ class Session:
 
     def document(self, document: object) -> None:
         """Print JSON on stdout."""
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def text(self, text: str, document: object) -> None:
         """`text` for people, `document` for programs."""
@@ -116,7 +117,9 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
     ui = Session(as_json)
     try:
-        yield ui
+        # whatever a library or a plugin prints must not end up inside the document
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            yield ui
     except Interrupted as stopped:
         ui.error(stopped)
         sys.exit(130)
@@ -124,10 +127,8 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
         ui.error(mistake)
         sys.exit(2)
     except KeyboardInterrupt:
-        ui.close()
-        sys.stderr.write(
-            "stopped; a training goes on from its latest_ckpt.pth with training.resume_training_from=auto\n"
-        )
+        hint = "a training goes on from its latest_ckpt.pth with training.resume_training_from=auto"
+        ui.error(Interrupted("stopped", hint))
         sys.exit(130)
     except Exception:
         ui.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 from pathlib import Path
 from types import ModuleType
@@ -71,29 +72,34 @@ def test_parameters_are_counted_to_the_digit(name: str, num_classes: int, total:
     assert tuple(sum(p.numel() for p in m.parameters()) for m in (model.backbone, model.neck, model.head)) == parts
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "one", "eighty"),
-    [
-        (MILLI, 192, 849.54, 853.36),
-        (MILLI, 320, 2359.83, 2370.45),
-        ("st_yolodv2tiny_actrelu_pt", 192, 1020.34, 1026.07),
-    ],
-)
-def test_convolution_macs_are_the_published_ones(name: str, size: int, one: float, eighty: float) -> None:
-    for num_classes, expected in ((1, one), (80, eighty)):
-        model, macs = make(name, num_classes).eval(), 0
+TINY = "st_yolodv2tiny_actrelu_pt"
+MEGA_MACS = {
+    (MILLI, 1): {192: 849.54, 256: 1510.29, 288: 1911.47, 320: 2359.83, 640: 9439.33},
+    (MILLI, 80): {192: 853.36, 256: 1517.09, 288: 1920.07, 320: 2370.45, 640: 9481.80},
+    (TINY, 1): {192: 1020.34, 256: 1813.94, 288: 2295.77, 320: 2834.28, 640: 11337.11},
+    (TINY, 80): {192: 1026.07, 256: 1824.13, 288: 2308.67, 320: 2850.20, 640: 11400.82},
+}
 
-        def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            nonlocal macs
-            assert isinstance(module, nn.Conv2d)
-            macs += output.numel() * module.weight[0].numel()
 
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(count)
-        with torch.no_grad():
-            model(torch.zeros(1, 3, size, size))
-        assert round(macs / 1e6, 2) == expected
+@pytest.mark.parametrize(("name", "num_classes"), MEGA_MACS)
+def test_convolution_macs_are_the_published_ones(name: str, num_classes: int) -> None:
+    with torch.device("meta"):
+        model = make(name, num_classes)
+    macs = 0
+
+    def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal macs
+        assert isinstance(module, nn.Conv2d)
+        macs += output.numel() * module.weight[0].numel()
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == (112 if name == MILLI else 107)
+    for module in convolutions:
+        module.register_forward_hook(count)
+    for size, expected in MEGA_MACS[name, num_classes].items():
+        macs = 0
+        model(torch.empty(1, 3, size, size, device="meta"))
+        assert round(macs / 1e6, 2) == expected, size
 
 
 def golden() -> tuple[ModuleType, Any]:
@@ -170,20 +176,30 @@ def test_every_place_has_an_activation_of_its_own_and_the_option_is_honoured() -
 def test_every_multiple_of_32_works_also_when_it_is_not_square(height: int, width: int) -> None:
     model = make(MILLI, 2, height, width).eval()
     with torch.no_grad():
-        raw = model(torch.zeros(1, 3, height, width))
+        raw = model(255 * torch.rand(1, 3, height, width))
         (output,) = model.export_outputs(raw)
     cells = sum((height // s) * (width // s) for s in (8, 16, 32))
     assert output.shape == (1, cells, 7)
-    found = model.decode((torch.zeros(1, cells, 7),))
-    expected, index = [], 0
+    elsewhere = make(MILLI, 2, 320, 320)
+    for found in (model.decode((output,)), elsewhere.decode((output,), (height, width))):
+        boxes, scores = slow_decode(output[0].tolist(), height, width)
+        torch.testing.assert_close(found.boxes[0], torch.tensor(boxes))
+        torch.testing.assert_close(found.scores[0], torch.tensor(scores))
+
+
+def slow_decode(rows: list[list[float]], height: int, width: int) -> tuple[list[list[float]], list[list[float]]]:
+    """xyxy boxes in pixels and class scores, one anchor at a time."""
+    remaining, boxes, scores = iter(rows), [], []
     for stride in (8, 16, 32):
-        for y in range(height // stride):
-            for x in range(width // stride):
-                expected.append(
-                    [x * stride - stride / 2, y * stride - stride / 2, x * stride + stride / 2, y * stride + stride / 2]
-                )
-                index += 1
-    torch.testing.assert_close(found.boxes[0], torch.tensor(expected))
+        for row in range(height // stride):
+            for column in range(width // stride):
+                tx, ty, tw, th, objectness, *classes = next(remaining)
+                x, y = (column + tx) * stride, (row + ty) * stride
+                half_w, half_h = math.exp(tw) * stride / 2, math.exp(th) * stride / 2
+                boxes.append([x - half_w, y - half_h, x + half_w, y + half_h])
+                scores.append([objectness * c for c in classes])
+    assert next(remaining, None) is None
+    return boxes, scores
 
 
 def loss_of(model: StYolod, boxes: list[list[float]], labels: list[int], **more: Any) -> dict[str, torch.Tensor]:
@@ -233,6 +249,15 @@ def test_targets_and_box_arithmetic_are_float32_under_autocast() -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+def test_losses_are_divided_by_the_mean_number_of_positives_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(num_classes=2).train()
+    alone = loss_of(model, [[10.0, 10, 40, 40]], [0], augmentation_closed=True)
+    monkeypatch.setattr("stdet_models_yolod.detector.mean_over_ranks", lambda count: 3 * count)
+    among_others = loss_of(model, [[10.0, 10, 40, 40]], [0], augmentation_closed=True)
+    for name in ("iou_loss", "conf_loss", "cls_loss", "l1_loss", "total"):
+        torch.testing.assert_close(alone[name], 3 * among_others[name])
+
+
 def test_weight_decay_is_on_convolution_weights_only() -> None:
     model = make()
     groups = model.parameter_groups(0.1, 5e-4)
@@ -254,22 +279,28 @@ def test_the_onnx_file_keeps_the_contract(tmp_path: Path) -> None:
     assert report.outputs == {"output": [1, 126, 8]}
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["input"]
+    images = 255 * torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        (expected,) = model.eval().export_outputs(model(images))
+    (found,) = session.run(None, {"input": images.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_few_steps_make_the_loss_fall_strongly() -> None:
     model = make(num_classes=1).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    images = torch.zeros(4, 3, 64, 64)
-    boxes = torch.zeros(4, 1, 4)
-    for i, (x, y) in enumerate([(8, 8), (24, 10), (12, 28), (30, 30)]):
-        images[i, :, y : y + 24, x : x + 24] = 255
-        boxes[i, 0] = torch.tensor([x, y, x + 24, y + 24])
-    targets = Targets(boxes, torch.zeros(4, 1, dtype=torch.int64))
+    images = torch.zeros(8, 3, 64, 64)
+    boxes = torch.zeros(8, 1, 4)
+    for i in range(8):
+        x, y, side = 4 + 9 * (i % 4), 6 + 25 * (i // 4), 20 + i
+        images[i, :, y : y + side, x : x + side] = 255
+        boxes[i, 0] = torch.tensor([x, y, x + side, y + side])
+    targets = Targets(boxes, torch.zeros(8, 1, dtype=torch.int64))
     totals = []
-    for _ in range(80):
+    for _ in range(40):
         optimizer.zero_grad()
         losses = model.loss(model(images), targets)
         losses["total"].backward()
         optimizer.step()
         totals.append(float(losses["total"].detach()))
-    assert totals[-1] < 0.3 * totals[0]
+    assert totals[-1] < 0.4 * totals[0]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from stdet.errors import PluginError
+
+log = logging.getLogger(__name__)
 
 KINDS = ("models", "datasets", "transforms", "schedulers", "targets")
 
@@ -170,9 +173,17 @@ class Catalogue:
         return _resolve(entry, entry.family or "")
 
     def families(self) -> dict[str, Any]:
-        """Every installed family, by its `model_type`."""
-        found = {e.family: e for e in self.entries("models")}
-        return {family.model_type: family for family in (_resolve(e, e.family or "") for e in found.values())}
+        """Every installed family, by its `model_type`. One that can't be imported is left out with a warning: whoever
+        asks for all of them doesn't need that one, and using its models says what is wrong."""
+        families = {}
+        for entry in {e.family: e for e in self.entries("models")}.values():
+            try:
+                family = _resolve(entry, entry.family or "")
+            except PluginError as error:
+                log.warning("%s", error.message)
+                continue
+            families[family.model_type] = family
+        return families
 
     def build(self, kind: str, name: str, *args: Any) -> Any:
         """Import what `name` stands for and call it with `args`.
@@ -183,8 +194,7 @@ class Catalogue:
         entry = self.entry(kind, name)
         registry = _fenced_registry(kind)
         key = f"{entry.distribution}/{entry.name}"
-        if key not in registry.module_dict:
-            registry.register_module(name=key, module=_resolve(entry, entry.target), force=True)
+        registry.register_module(name=key, module=_resolve(entry, entry.target), force=True)
         return registry.get(key)(*args)
 
 

@@ -18,11 +18,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from stdet.data.preprocess import Geometry
-from stdet.errors import ArtifactError, DataError
+from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.coco import METRICS, EvaluationReport, evaluate, score
-from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, save_image
+from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, plot_precision_recall, save_image
 from stdet.evaluation.postprocess import detect, select
-from stdet.evaluation.predictors import OnnxPredictor
+from stdet.evaluation.predictors import OnnxPredictor, TorchPredictor
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates, Detector, Targets
 from stdet.structures import Annotation, Detections, DetectorSpec, Preprocess
@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_pycocotools_fed_with_files(
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    metrics, per_class, _, count = score(dataset, found)
+    metrics, per_class, _, count, curves = score(dataset, found)
     assert count == sum(int((~a.ignore).sum()) for a in dataset.annotations)
     for name, expected in zip(METRICS, judge.stats, strict=True):
         assert (metrics[name] is None) == (expected < 0)
@@ -116,6 +116,8 @@ def test_the_numbers_are_those_of_pycocotools_fed_with_files(
             assert metrics[name] == pytest.approx(expected, abs=1e-9)
     known = [v["AP"] for v in per_class.values() if v["AP"] is not None]
     assert np.mean(known) == pytest.approx(judge.stats[0], abs=1e-9)
+    for name, expected in (("AP50", judge.stats[1]), ("AP75", judge.stats[2])):
+        assert np.mean(curves[name]) == pytest.approx(expected, abs=1e-9)
 
 
 def test_another_iou_threshold_adds_its_own_number() -> None:
@@ -147,8 +149,52 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_unknown() -> None:
     nothing = {
         i: Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)) for i in range(6)
     }
-    assert score(Given(1, ignore=0), nothing)[0]["AP"] == 0
-    assert score(Given(1, count=1), nothing)[0]["AP"] is None
+    dataset = Given(1, ignore=0)
+    scored = score(dataset, nothing, 0.3)
+    assert scored.metrics["AP"] == scored.metrics["AP@0.3"] == 0
+    present = set(np.concatenate([a.labels for a in dataset.annotations]).tolist())
+    for label, name in enumerate(dataset.class_names):
+        assert scored.per_class[name]["AP"] == (0 if label in present else None)
+    largest = max(float(a.areas.max(initial=0)) for a in dataset.annotations)
+    assert (scored.metrics["AP_large"] is None) == (largest < 96**2)
+    unknown = score(Given(1, count=1), nothing)
+    assert set(unknown.metrics.values()) == {None}
+    assert unknown.curves == {}
+
+
+def test_the_hash_of_the_truth_changes_with_what_the_score_depends_on() -> None:
+    first, second = Given(1), Given(1)
+    assert score(first, {}).dataset_sha256 == score(second, {}).dataset_sha256
+    second.annotations[0].areas[0] += 1
+    assert score(first, {}).dataset_sha256 != score(second, {}).dataset_sha256
+
+
+def test_detections_on_an_ignored_region_are_neither_right_nor_wrong() -> None:
+    dataset = Given(3, ignore=0)
+    truth = dataset.annotations[0]
+    region = np.array([[200, 200, 300, 300]], np.float32)
+    dataset.annotations[0] = Annotation(
+        truth.image_id,
+        None,
+        truth.height,
+        truth.width,
+        np.vstack([truth.boxes, region]),
+        np.append(truth.labels, 0),
+        np.append(truth.ignore, True),
+        np.append(truth.areas, np.float32(1e4)),
+    )
+    inside = np.array([[210, 210, 240, 240], [250, 250, 290, 290]], np.float32)
+    found = {
+        i: Detections(a.boxes[~a.ignore], np.full(int((~a.ignore).sum()), 0.5, np.float32), a.labels[~a.ignore])
+        for i, a in enumerate(dataset.annotations)
+    }
+    d = found[0]
+    crowd = Detections(
+        np.vstack([inside, d.boxes]),
+        np.append(np.full(2, 0.9, np.float32), d.scores),
+        np.append(np.zeros(2, np.int64), d.labels),
+    )
+    assert score(dataset, found | {0: crowd}).metrics["AP"] == pytest.approx(1.0)
 
 
 def slow_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, confidence: float, overlap: float) -> list[int]:
@@ -180,6 +226,46 @@ def test_selection_is_the_slow_one(seed: int, overlap: float, limit: int | None)
     expected = slow_nms(boxes[0].astype(float), best, labels, 0.6, overlap)[:limit]
     np.testing.assert_array_equal(found.boxes, boxes[0][expected])
     np.testing.assert_array_equal(found.labels, labels[expected])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_with_several_labels_an_anchor_speaks_for_every_class_that_scores_enough(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 60, (12, 2))
+    boxes = np.hstack([corner, corner + rng.uniform(5, 50, (12, 2))]).astype(np.float32)
+    scores = rng.random((12, 3)).astype(np.float32)
+    candidates = Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)[None])
+    found = select(candidates, 0.5, 0.4, multi_label=True)[0]
+    anchors, labels = np.repeat(np.arange(12), 3), np.tile(np.arange(3), 12)
+    expected = slow_nms(boxes[anchors].astype(float), scores.ravel(), labels, 0.5, 0.4)
+    np.testing.assert_array_equal(found.boxes, boxes[anchors[expected]])
+    np.testing.assert_array_equal(found.labels, labels[expected])
+    np.testing.assert_array_equal(found.scores, scores.ravel()[expected])
+
+
+def test_a_box_that_overflowed_is_left_out_and_spoils_no_other() -> None:
+    boxes = torch.tensor([[[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, torch.inf, 5], [0, 0, torch.nan, 5]]])
+    found = select(Candidates(boxes, torch.tensor([[[0.9], [0.8], [0.95], [torch.nan]]])), 0.1, 0.5)[0]
+    np.testing.assert_array_equal(found.boxes, [[0, 0, 10, 10]])
+
+
+def test_overlaps_near_the_threshold_are_decided_by_the_boxes_as_they_are() -> None:
+    """Moved apart by class, as torchvision's `batched_nms` does, boxes of a late class lose the digits that count."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        corner, side = rng.uniform(0, 300, 2), rng.uniform(5, 30, 2)
+        shift = np.array([side[0] * 0.35 / 1.65 * (1 + rng.normal() * 2e-5), 0])  # IoU close to 0.65
+        pairs = np.array([[*corner, *(corner + side)], [*(corner + shift), *(corner + shift + side)]])
+        boxes = np.vstack([pairs, [0, 0, 416, 416]]).astype(np.float32)
+        scores = np.zeros((1, 3, 80), np.float32)
+        scores[0, [0, 1, 2], [79, 79, 0]] = 0.9, 0.8, 0.7
+        found = select(Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)), 0.5, 0.65)[0]
+        exact = boxes[:2].astype(np.float64)
+        both = np.clip(exact[:, 2:].min(0) - exact[:, :2].max(0), 0, None).prod()
+        overlap = both / ((exact[:, 2:] - exact[:, :2]).prod(1).sum() - both)
+        if abs(overlap - 0.65) > 1e-6:  # what float32 can tell apart
+            assert len(found) == (2 if overlap > 0.65 else 3)
 
 
 class OneBox(Detector):
@@ -255,6 +341,91 @@ def test_integer_borders_are_converted_by_their_own_scales(tmp_path: Path, in_ty
     np.testing.assert_allclose(found.scores[:, 0, 0].numpy(), [0.2, 0.8], atol=0.03)
 
 
+def test_a_batch_is_the_same_as_its_images_one_by_one(tmp_path: Path) -> None:
+    path = border_model(tmp_path, TensorProto.FLOAT, TensorProto.FLOAT)
+    images = torch.rand(3, 3, 8, 8) * 255
+    predictor = OnnxPredictor(path, OneBox(), threads=1)
+    together = predictor(images)
+    for i in range(3):
+        assert torch.equal(together.scores[i], predictor(images[i : i + 1]).scores[0])
+
+
+def test_a_file_of_another_input_size_or_class_count_is_an_error(tmp_path: Path) -> None:
+    path = border_model(tmp_path, TensorProto.FLOAT, TensorProto.FLOAT)
+    larger, more = OneBox(), OneBox()
+    larger.spec = DetectorSpec("one", "one", ("a",), Preprocess(8, 16), "one", (8,))
+    with pytest.raises(ArtifactError, match=r"takes an input of \[1, 3, 8, 8\]; the model's spec says \[1, 3, 8, 16\]"):
+        OnnxPredictor(path, larger)
+    more.spec = DetectorSpec("one", "one", ("a", "b"), Preprocess(8, 8), "one", (8,))
+    with pytest.raises(ModelError, match="scores 1 classes, but 2 are named"):
+        OnnxPredictor(path, more)(torch.zeros(1, 3, 8, 8))
+
+
+class Swapped(OneBox):
+    """Wants the score before the box."""
+
+    output_names = ("score", "box")
+
+    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
+        return Candidates(outputs[1], outputs[0])
+
+
+def two_outputs(tmp_path: Path, names: Sequence[str]) -> Path:
+    """A constant box and a constant score, in this order, under these names."""
+    values = (np.array([[[1, 2, 5, 6]]], np.float32), np.array([[[0.5]]], np.float32))
+    zero = numpy_helper.from_array(np.zeros((1, 1, 1), np.float32), "zero")
+    nodes = [
+        helper.make_node("GlobalMaxPool", ["input"], ["pooled"]),
+        helper.make_node("ReduceMax", ["pooled"], ["flat"], axes=[1], keepdims=0),
+        helper.make_node("Mul", ["flat", "zero"], ["nothing"]),
+    ]
+    constants = [zero]
+    for name, value in zip(names, values, strict=True):
+        constants.append(numpy_helper.from_array(value, f"value_{name}"))
+        nodes.append(helper.make_node("Add", [f"value_{name}", "nothing"], [name]))
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
+        for name, value in zip(names, values, strict=True)
+    ]
+    graph = helper.make_graph(
+        nodes, "two", [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 8, 8])], outputs, constants
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "two.onnx")
+    return tmp_path / "two.onnx"
+
+
+def test_outputs_are_taken_by_name_and_their_number_is_checked(tmp_path: Path) -> None:
+    path = two_outputs(tmp_path, ("box", "score"))
+    found = OnnxPredictor(path, Swapped())(torch.zeros(1, 3, 8, 8))
+    assert found.boxes.tolist() == [[[1, 2, 5, 6]]]
+    assert found.scores.tolist() == [[[0.5]]]
+    with pytest.raises(ArtifactError, match="has the outputs box, score; one has 1"):
+        OnnxPredictor(path, OneBox())
+
+
+def test_an_integer_border_without_quantization_is_an_error(tmp_path: Path) -> None:
+    path = border_model(tmp_path, TensorProto.UINT8, TensorProto.FLOAT)
+    model = onnx.load(path)
+    model.graph.node[0].CopyFrom(helper.make_node("Cast", ["input"], ["real"], to=TensorProto.FLOAT))
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match="no DequantizeLinear says what its values mean"):
+        OnnxPredictor(path, OneBox())
+
+
+def test_the_torch_predictor_puts_the_mode_back_even_after_a_failure() -> None:
+    class Fails(OneBox):
+        def export_outputs(self, raw: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            assert not self.training
+            raise RuntimeError("planted")
+
+    model = Fails().train()
+    with pytest.raises(RuntimeError, match="planted"):
+        TorchPredictor(model)(torch.zeros(1, 3, 8, 8))
+    assert model.training
+
+
 def test_a_file_that_is_no_onnx_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match=r"x\.onnx"):
@@ -287,11 +458,25 @@ def test_the_whole_way_from_images_to_a_report(tmp_path: Path) -> None:
     assert report.thresholds == {"confidence": 0.001, "nms": 0.65, "max_detections": None}
     report.save(tmp_path / "r.json")
     assert EvaluationReport.read(tmp_path / "r.json") == report
-    (tmp_path / "r.json").write_text('{"format": "other"}')
-    with pytest.raises(ArtifactError, match="format"):
-        EvaluationReport.read(tmp_path / "r.json")
+    for text, message in (
+        ('{"format": "other"}', "not an evaluation report"),
+        ("[]", "not an evaluation report"),
+        ('{"format": "stdet.evaluation/1"}', "damaged"),
+        ("{", "cannot read"),
+    ):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(ArtifactError, match=message):
+            EvaluationReport.read(tmp_path / "r.json")
     one = detect(oracle, dataset.read_image(0), preprocess, 0.5, 0.65)
     np.testing.assert_allclose(np.sort(one.boxes, 0), np.sort(dataset.annotation(0).boxes, 0), atol=1)
+
+
+def test_a_model_of_another_class_count_is_an_error_and_not_a_score_of_zero() -> None:
+    def five_classes(images: Tensor) -> Candidates:
+        return Candidates(torch.zeros(len(images), 1, 4), torch.zeros(len(images), 1, 5))
+
+    with pytest.raises(ModelError, match="scores 5 classes, the data set has 3"):
+        evaluate(five_classes, Given(1), Preprocess(8, 8))
 
 
 def test_an_empty_evaluation_set_is_an_error() -> None:
@@ -317,5 +502,8 @@ def test_pictures_are_written_and_show_the_boxes(tmp_path: Path) -> None:
         {"epoch": 2.0, "total": 2.0, "box_loss": 0.5, "AP": 0.1, "AP50": 0.3},
     ]
     plot_history(history, tmp_path / "curves.png")
+    plot_precision_recall({"AP50": [1.0, 0.8, 0.0]}, tmp_path / "pr.png")
+    plot_precision_recall({}, tmp_path / "nothing.png")
+    assert (tmp_path / "pr.png").stat().st_size > (tmp_path / "nothing.png").stat().st_size > 2000
     assert (tmp_path / "sheet.png").stat().st_size > 500
     assert (tmp_path / "curves.png").stat().st_size > 5000

@@ -101,9 +101,14 @@ def test_files_that_are_not_ours_have_no_spec_and_damaged_ones_are_errors(tmp_pa
     onnx.save(model, tmp_path / "newer.onnx")
     with pytest.raises(ArtifactError, match="format 99"):
         read_spec(tmp_path / "newer.onnx")
+    properties["stdet.provenance"].value = "{"
+    onnx.save(model, tmp_path / "provenance.onnx")
+    with pytest.raises(ArtifactError, match=r"stdet\.provenance is damaged"):
+        read_provenance(tmp_path / "provenance.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
     assert read_spec(tmp_path / "foreign.onnx") is None
+    assert read_provenance(tmp_path / "foreign.onnx") == {}
     (tmp_path / "text.onnx").write_text("no")
     with pytest.raises(ArtifactError, match=r"text\.onnx"):
         read_spec(tmp_path / "text.onnx")

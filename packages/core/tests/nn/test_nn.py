@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from stdet.errors import ModelError
@@ -72,11 +74,20 @@ def test_the_average_follows_its_closed_form_in_every_floating_entry() -> None:
 def test_the_average_goes_on_bit_for_bit_from_its_saved_state() -> None:
     model = Small()
     ema = ModelEma(model)
-    ema.update(model)
+
+    def train(*averages: ModelEma) -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        for one in averages:
+            one.update(model)
+
+    for _ in range(5):
+        train(ema)
     other = ModelEma(Small())
     other.load_state(ema.model.state_dict(), ema.updates)
-    for one in (ema, other):
-        one.update(model)
+    train(ema, other)
+    assert other.updates == ema.updates == 6
     for key, value in ema.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[key])
 
@@ -113,6 +124,20 @@ def test_heads_of_another_class_count_start_fresh_and_are_reported(tmp_path: Pat
         load_weights(target, tmp_path / "w.pth", allow_skipped=False)
 
 
+def test_priors_of_a_file_are_not_taken_and_counters_may_be_missing(tmp_path: Path) -> None:
+    state = Small().state_dict()
+    del state["body.1.num_batches_tracked"]
+    torch.save(state | {"priors": torch.ones(3, 4)}, tmp_path / "w.pth")
+    with_priors, without = Small(), Small()
+    with_priors.register_buffer("priors", torch.zeros(7, 4))
+    for target in (with_priors, without):
+        assert load_weights(target, tmp_path / "w.pth").loaded == len(state)
+        assert torch.equal(target.state_dict()["head.weight"], state["head.weight"])
+    assert not with_priors.state_dict()["priors"].any()
+    torch.save(state, tmp_path / "w.pth")
+    load_weights(with_priors, tmp_path / "w.pth")
+
+
 def test_weights_of_another_model_are_an_error(tmp_path: Path) -> None:
     state = Small().state_dict()
     del state["body.0.weight"]
@@ -136,10 +161,12 @@ def test_files_that_are_no_weights_are_refused_and_nothing_runs(tmp_path: Path) 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(tmp_path / "touched")))
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "empty.pth").touch()
     for name, message in (
         ("evil", "cannot read weights"),
         ("lfs", "Git LFS pointer"),
         ("list", "no state dict"),
+        ("empty", "cannot read weights"),
         ("none", "no weights at"),
     ):
         with pytest.raises(ModelError, match=message):
@@ -157,6 +184,25 @@ def test_precision_follows_the_processor() -> None:
     with mixed.autocast():
         out = nn.Linear(4, 4)(torch.zeros(1, 4))
     assert out.dtype == (torch.bfloat16 if mixed.dtype else torch.float32)
+
+
+def test_two_processes_get_the_same_mean(tmp_path: Path) -> None:
+    def member(number: int, said: Any) -> None:
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=number, world_size=2)
+        mine = torch.tensor([1.0, 10.0]) * (1 + 2 * rank())
+        mean = mean_over_ranks(mine)
+        said.put((rank(), world_size(), is_main(), mine.tolist(), mean.tolist()))
+        dist.destroy_process_group()
+
+    context = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on importing torch
+    said = context.Queue()
+    members = [context.Process(target=member, args=(number, said)) for number in range(2)]
+    for process in members:
+        process.start()
+    answers = sorted(said.get(timeout=60) for _ in members)
+    for process in members:
+        process.join(60)
+    assert answers == [(0, 2, True, [1, 10], [2, 20]), (1, 2, False, [3, 30], [2, 20])]
 
 
 def test_one_process_is_its_own_main() -> None:

@@ -76,6 +76,7 @@ def test_a_good_plugin_is_loaded_and_its_component_builds(plant: Plant, load: Lo
         ("import no_such_module_at_all", "ModuleNotFoundError"),
         ("def broken(:", "SyntaxError"),
         ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("import sys; sys.exit(0)", "SystemExit"),
     ],
 )
 def test_a_broken_import_is_set_aside_and_the_others_go_on(plant: Plant, load: Load, code: str, reason: str) -> None:
@@ -124,6 +125,31 @@ def test_nothing_of_a_half_registered_plugin_is_kept(plant: Plant, load: Load) -
     catalogue, states = load()
     assert "half way" in states["acme"].reason
     assert catalogue.names("schedulers") == []
+
+
+def test_a_plugin_that_ends_the_process_while_registering_is_set_aside(plant: Plant, load: Load) -> None:
+    plant("acme", ONE_SCHEDULER + "    raise SystemExit(0)\n")
+    assert load()[1]["acme"].state == "broken"
+
+
+@pytest.mark.parametrize("name", ["None", "''", "7", "'acme/flat'"])
+def test_a_name_that_a_config_could_not_say_is_refused(plant: Plant, load: Load, name: str) -> None:
+    plant("acme", ONE_SCHEDULER.replace('"flat"', name))
+    catalogue, states = load()
+    assert states["acme"].state == "broken"
+    assert "is no name" in states["acme"].reason
+    assert catalogue.entries("schedulers") == []
+
+
+def test_a_summary_that_is_no_text_is_refused(plant: Plant, load: Load) -> None:
+    plant("acme", ONE_SCHEDULER.replace('"a schedule"', "None"))
+    assert "not a text" in load()[1]["acme"].reason
+
+
+def test_a_name_registered_twice_by_one_plugin_is_refused(plant: Plant, load: Load) -> None:
+    line = ONE_SCHEDULER.rstrip().rpartition("\n")[2]
+    plant("acme", ONE_SCHEDULER + line + "\n")
+    assert "registered twice" in load()[1]["acme"].reason
 
 
 def test_a_target_that_is_no_module_and_attribute_is_refused(plant: Plant, load: Load) -> None:
@@ -181,7 +207,8 @@ def test_a_config_can_not_name_its_way_to_python(plant: Plant, load: Load, name:
 
 
 FENCE = """
-import sys
+import os, sys
+os.system = lambda command: sys.exit("os.system was called")
 from stdet.errors import PluginError
 from stdet.registry import _fenced_registry
 registry = _fenced_registry("models")

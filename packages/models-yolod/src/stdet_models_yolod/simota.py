@@ -54,11 +54,12 @@ def assign(
         gt_boxes: float32 (B, M, 4), cxcywh pixels; gt_labels: int64 (B, M), -1 for padding.
 
     A box without a candidate anchor (its centre outside the image) gets none; the reference forces it onto an anchor of
-    another box.
+    another box. Of equally good anchors the first is chosen, of equally good boxes the first, on every device.
     """
     valid = gt_labels >= 0
-    offset = (centres[None, None] - gt_boxes[:, :, None, :2]).abs()
-    near = (offset < (CENTRE_RADIUS * strides)[None, None, :, None]).all(-1) & valid[..., None]  # B, M, A
+    radius = CENTRE_RADIUS * strides
+    near_x, near_y = ((centres[:, axis] - gt_boxes[:, :, None, axis]).abs() < radius for axis in (0, 1))
+    near = near_x & near_y & valid[..., None]  # B, M, A
     candidate = near.any(1)
     most = int(candidate.sum(1).max()) if candidate.numel() else 0
     if most == 0:
@@ -95,12 +96,13 @@ def _class_cost(scores: Tensor, gt_labels: Tensor) -> Tensor:
 
 def _cheapest(cost: Tensor, iou: Tensor, near: Tensor) -> Tensor:
     """bool (B, M, K): the k cheapest anchors of each box, k = the sum of its best IoUs, at least 1."""
-    k = min(CANDIDATES, cost.shape[2])
-    wanted = iou.topk(k, 2).values.sum(2).int().clamp(min=1)
-    cheapest = cost.topk(k, 2, largest=False)
-    rank = torch.arange(k, device=cost.device)
-    selected = (rank < wanted[..., None]) & cheapest.values.isfinite() & near.any(2, keepdim=True)
-    return torch.zeros_like(cost, dtype=torch.bool).scatter_(2, cheapest.indices, selected)
+    most = min(CANDIDATES, cost.shape[2])
+    k = iou.topk(most, 2).values.sum(2, keepdim=True).long().clamp(1, most)
+    dearest = cost.topk(most, 2, largest=False).values.gather(2, k - 1)
+    # topk may take any of equal costs: what is left of k goes to the first ones.
+    cheaper, equal = cost < dearest, cost == dearest
+    chosen = cheaper | (equal & (equal.cumsum(2) <= k - cheaper.sum(2, keepdim=True)))
+    return chosen & cost.isfinite() & near.any(2, keepdim=True)
 
 
 def _one_box_each(chosen: Tensor, cost: Tensor) -> Tensor:
@@ -112,8 +114,13 @@ def _one_box_each(chosen: Tensor, cost: Tensor) -> Tensor:
 
 def pairwise_iou_cxcywh(one: Tensor, other: Tensor) -> Tensor:
     """(B, M, 4) and (B, K, 4), cxcywh, to IoU (B, M, K); 0 where the union is empty."""
-    low = torch.maximum((one[..., :2] - one[..., 2:] / 2)[:, :, None], (other[..., :2] - other[..., 2:] / 2)[:, None])
-    high = torch.minimum((one[..., :2] + one[..., 2:] / 2)[:, :, None], (other[..., :2] + other[..., 2:] / 2)[:, None])
-    overlap = (high - low).clamp(min=0).prod(-1)
+
+    def overlap_along(axis: int) -> Tensor:
+        (centre, size), (other_centre, other_size) = ((b[..., axis], b[..., axis + 2] / 2) for b in (one, other))
+        low = torch.maximum((centre - size)[:, :, None], (other_centre - other_size)[:, None])
+        high = torch.minimum((centre + size)[:, :, None], (other_centre + other_size)[:, None])
+        return (high - low).clamp(min=0)
+
+    overlap = overlap_along(0) * overlap_along(1)
     union = one[..., 2:].prod(-1)[:, :, None] + other[..., 2:].prod(-1)[:, None] - overlap
     return torch.where(union > 0, overlap / union, 0)

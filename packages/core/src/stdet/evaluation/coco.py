@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from stdet.artifacts import write_json
 from stdet.data.loader import EvalLoader
 from stdet.data.preprocess import normalize
-from stdet.errors import ArtifactError, DataError
+from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.postprocess import select
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
@@ -48,6 +48,8 @@ class EvaluationReport:
         dataset_sha256: of the ground truth.
         seconds: wall time of prediction and scoring.
         model: name and hash of the model file, when there is one.
+        curves: precision at recall 0, 0.01, …, 1 by `AP50` and `AP75`, the mean over the classes, whose mean in turn is
+            the metric of that name; for `plot_precision_recall`.
     """
 
     metrics: dict[str, float | None]
@@ -59,6 +61,7 @@ class EvaluationReport:
     dataset_sha256: str
     seconds: float
     model: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """The metrics that have a value."""
@@ -80,9 +83,12 @@ class EvaluationReport:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ArtifactError(f"cannot read the evaluation report {path}: {error}") from error
-        if document.pop("format", None) != FORMAT:
+        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
             raise ArtifactError(f"{path} is not an evaluation report of format {FORMAT}")
-        return cls(**document)
+        try:
+            return cls(**document)
+        except TypeError as error:
+            raise ArtifactError(f"the evaluation report {path} is damaged: {error}") from error
 
 
 def evaluate(
@@ -94,6 +100,7 @@ def evaluate(
     nms_thresh: float = 0.65,
     iou_eval_thresh: float = 0.5,
     max_detections: int | None = None,
+    multi_label: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
@@ -104,9 +111,11 @@ def evaluate(
     Args:
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
         max_detections: at most so many an image before scoring; COCO itself counts 100 a class and image.
+        multi_label: as in `select`.
 
     Raises:
         DataError: there is nothing to evaluate on, or an image can't be read.
+        ModelError: the model scores another number of classes than `dataset` has.
     """
     if not len(dataset):
         raise DataError("the evaluation set holds no image", "check the test and val paths of the dataset section")
@@ -114,59 +123,65 @@ def evaluate(
     found: dict[int, Detections] = {}
     loader = EvalLoader(dataset, preprocess, batch_size, num_workers)
     for batch in loader:
-        selected = select(predictor(normalize(batch.images, preprocess)), confidence_thresh, nms_thresh, max_detections)
+        candidates = predictor(normalize(batch.images, preprocess))
+        classes = candidates.scores.shape[-1]
+        if classes != len(dataset.class_names):
+            raise ModelError(
+                f"the model scores {classes} classes, the data set has {len(dataset.class_names)}",
+                "give dataset.class_names all classes of the model, in its order",
+            )
+        selected = select(candidates, confidence_thresh, nms_thresh, max_detections, multi_label=multi_label)
         for index, geometry, one in zip(batch.indices, batch.geometries, selected, strict=True):
             found[index] = Detections(geometry.to_image(one.boxes), one.scores, one.labels)
         if progress:
             progress(len(found), len(dataset))
-    metrics, per_class, digest, truths = score(dataset, found, iou_eval_thresh)
+    scored = score(dataset, found, iou_eval_thresh)
     return EvaluationReport(
-        metrics,
-        per_class,
+        scored.metrics,
+        scored.per_class,
         len(dataset),
-        truths,
+        scored.ground_truths,
         sum(len(d) for d in found.values()),
         {"confidence": confidence_thresh, "nms": nms_thresh, "max_detections": max_detections},
-        digest,
+        scored.dataset_sha256,
         time.perf_counter() - started,
         dict(model or {}),
+        scored.curves,
     )
 
 
-def score(
-    dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_thresh: float = 0.5
-) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]], str, int]:
-    """Average precisions of detections (in image pixels, by image index).
+class Score(NamedTuple):
+    """The parts of an `EvaluationReport` that follow from boxes alone; its attributes say what they are."""
 
-    Returns:
-        The metrics, the same by class, the SHA-256 of the ground truth, and the number of its boxes.
-    """
+    metrics: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
+    dataset_sha256: str
+    ground_truths: int
+    curves: dict[str, list[float]]
+
+
+def score(dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_thresh: float = 0.5) -> Score:
+    """Average precisions of detections (in image pixels, by image index)."""
     truth, digest, count = _ground_truth(dataset)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; stdout belongs to `--json`
-        results = truth.loadRes(_rows(found)) if any(len(d) for d in found.values()) else None
-        if results is None:
-            empty: dict[str, float | None] = dict.fromkeys(METRICS, 0.0 if count else None)
-            return empty, {n: dict.fromkeys(("AP", "AP50"), None) for n in dataset.class_names}, digest, count
-        judge = COCOeval(truth, results, "bbox")
+        judge = COCOeval(truth, _results(truth, found), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-        metrics: dict[str, float | None] = {
-            name: _known(value) for name, value in zip(METRICS, judge.stats, strict=True)
-        }
-        per_class = {
-            name: {
-                "AP": _mean(judge.eval["precision"][:, :, k, 0, -1]),
-                "AP50": _mean(judge.eval["precision"][0, :, k, 0, -1]),
-            }
-            for k, name in enumerate(dataset.class_names)
-        }
+        metrics = {name: _known(value) for name, value in zip(METRICS, judge.stats, strict=True)}
+        precision = judge.eval["precision"][..., 0, -1]  # (IoU, recall, class), all sizes, 100 detections
         if not np.isclose(iou_eval_thresh, 0.5):
             judge.params.iouThrs = np.array([iou_eval_thresh])
             judge.evaluate()
             judge.accumulate()
             metrics[f"AP@{iou_eval_thresh:g}"] = _mean(judge.eval["precision"][0, :, :, 0, -1])
-    return metrics, per_class, digest, count
+    per_class = {
+        name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[0, :, k])}
+        for k, name in enumerate(dataset.class_names)
+    }
+    known = precision[:, :, precision[0, 0] > -1]
+    curves = {name: known[i].mean(-1).tolist() for name, i in (("AP50", 0), ("AP75", 5))} if known.size else {}
+    return Score(metrics, per_class, digest, count, curves)
 
 
 def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
@@ -178,7 +193,7 @@ def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
     for index in range(len(dataset)):
         a = dataset.annotation(index)
         images.append({"id": index + 1, "width": a.width, "height": a.height})
-        for part in (np.int64(a.image_id), a.boxes, a.labels, a.ignore):
+        for part in (np.array([a.image_id, a.height, a.width], np.int64), a.boxes, a.labels, a.ignore, a.areas):
             digest.update(np.ascontiguousarray(part).tobytes())
         count += int((~a.ignore).sum())
         for box, label, ignore, area in zip(
@@ -195,23 +210,36 @@ def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
                     "iscrowd": int(ignore),
                 }
             )
-    truth = COCO()
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(dataset.class_names)]
-    truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
+    truth = _coco({"info": {}, "images": images, "annotations": annotations, "categories": categories})
     return truth, digest.hexdigest(), count
 
 
-def _rows(found: Mapping[int, Detections]) -> np.ndarray:
-    """float64 (N, 7): image id, x, y, w, h, score, category id."""
-    parts = []
+def _results(truth: COCO, found: Mapping[int, Detections]) -> COCO:
+    """Detections as pycocotools wants them. Its own `loadRes` fails when there is none."""
+    annotations: list[dict[str, Any]] = []
     for index, d in found.items():
-        boxes = d.boxes.astype(np.float64)
-        ids = np.full((len(d), 1), index + 1.0)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        parts.append(np.hstack([ids, boxes[:, :2], sizes, d.scores[:, None], d.labels[:, None] + 1.0]))
-    return np.concatenate(parts)
+        for (x1, y1, x2, y2), one, label in zip(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": label + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                    "score": one,
+                }
+            )
+    return _coco({**truth.dataset, "annotations": annotations})
+
+
+def _coco(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
 
 
 def _known(value: float) -> float | None:

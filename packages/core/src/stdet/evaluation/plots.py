@@ -1,4 +1,4 @@
-"""Pictures: detections drawn on images, and training curves."""
+"""Pictures: detections drawn on images, training curves, precision over recall."""
 
 from __future__ import annotations
 
@@ -87,5 +87,21 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     scores.legend()
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def plot_precision_recall(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Precision over recall, as PNG: `curves` of an `EvaluationReport`, each labelled with the area under it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, precision in curves.items():
+        axes.plot(np.linspace(0, 1, len(precision)), precision, label=f"{name} = {np.mean(precision):.3f}")
+    axes.set(xlabel="recall", ylabel="precision, mean over classes", xlim=(0, 1), ylim=(0, 1.02))
+    if curves:
+        axes.legend()
+    axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from stdet.errors import ArtifactError
+from stdet.errors import ArtifactError, ModelError
 from stdet.interfaces.detector import Candidates, Detector
 
 
@@ -70,7 +70,8 @@ class OnnxPredictor:
         threads: of onnxruntime; None lets it choose.
 
         Raises:
-            ArtifactError: not a readable ONNX file, or one with an integer border without quantization.
+            ArtifactError: not a readable ONNX file, one with an integer border without quantization, or one whose
+                input or number of outputs isn't what `decoder` says.
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -82,26 +83,57 @@ class OnnxPredictor:
             raise ArtifactError(
                 f"onnxruntime can't load {path}: {error}", "check that the file is a complete ONNX model"
             ) from error
+        self._path = path
         self._decoder = decoder
         self._input = self._session.get_inputs()[0]
         self._batched = not isinstance(self._input.shape[0], int)
         self._borders = _integer_borders(path)
+        self._check_input()
+        self._outputs = self._ordered_outputs()
 
     def __call__(self, images: Tensor) -> Candidates:
         values = images.numpy()
         parts = [values] if self._batched else [values[i : i + 1] for i in range(len(values))]
         runs = [self._run(part) for part in parts]
         outputs = [torch.from_numpy(np.concatenate(column)) for column in zip(*runs, strict=True)]
-        return self._decoder.decode(outputs, (images.shape[2], images.shape[3]))
+        candidates = self._decoder.decode(outputs, (images.shape[2], images.shape[3]))
+        classes = candidates.scores.shape[-1]
+        if classes != self._decoder.spec.num_classes:
+            raise ModelError(
+                f"{self._path} scores {classes} classes, but {self._decoder.spec.num_classes} are named",
+                "give dataset.class_names all classes of the model, in its order",
+            )
+        return candidates
+
+    def _check_input(self) -> None:
+        """A fixed batch must be 1; fixed channels and sides must be those of the spec."""
+        preprocess = self._decoder.spec.preprocess
+        wanted = (1, preprocess.channels, *preprocess.size)
+        shape = self._input.shape
+        if len(shape) != 4 or any(isinstance(n, int) and n != w for n, w in zip(shape, wanted, strict=True)):
+            raise ArtifactError(
+                f"{self._path} takes an input of {shape}; the model's spec says {list(wanted)}",
+                "set model.input_shape and preprocessing.color_mode to what the file takes",
+            )
+
+    def _ordered_outputs(self) -> list[str]:
+        """The graph's outputs as the decoder wants them: by name if it has those names, else in the graph's order."""
+        names = [output.name for output in self._session.get_outputs()]
+        wanted = list(self._decoder.output_names)
+        if len(names) != len(wanted):
+            raise ArtifactError(
+                f"{self._path} has the outputs {', '.join(names)}; {self._decoder.spec.model_name} has {len(wanted)}",
+                "check model.model_name and model.model_type",
+            )
+        return wanted if set(names) == set(wanted) else names
 
     def _run(self, values: np.ndarray) -> list[np.ndarray]:
         border = self._borders.get(self._input.name)
         fed = border.quantize(values) if border else values
-        found = self._session.run(None, {self._input.name: fed})
-        names = [output.name for output in self._session.get_outputs()]
+        found = self._session.run(self._outputs, {self._input.name: fed})
         return [
             self._borders[name].dequantize(value) if name in self._borders else value
-            for name, value in zip(names, found, strict=True)
+            for name, value in zip(self._outputs, found, strict=True)
         ]
 
 
@@ -109,6 +141,7 @@ def _integer_borders(path: Path) -> dict[str, _Quantizer]:
     """How to convert each integer input and output of a graph, by name; empty for float borders."""
     graph = onnx.load(path, load_external_data=False).graph
     constants = {c.name: c for c in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
     found: dict[str, _Quantizer] = {}
     for value, is_input in [*((v, True) for v in graph.input), *((v, False) for v in graph.output)]:
         element = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -118,6 +151,10 @@ def _integer_borders(path: Path) -> dict[str, _Quantizer]:
         wanted = "DequantizeLinear" if is_input else "QuantizeLinear"
         if not nodes or nodes[0].op_type != wanted:
             raise ArtifactError(f"{path}: `{value.name}` is {element} but no {wanted} says what its values mean")
-        scale, zero = (numpy_helper.to_array(constants[name]) for name in nodes[0].input[1:3])
-        found[value.name] = _Quantizer(float(scale), int(zero), element)
+        scale, *zero = nodes[0].input[1:]
+        if not {scale, *zero} <= constants.keys():
+            raise ArtifactError(f"{path}: the scale or zero point of `{value.name}` is not a constant")
+        scale_value = float(numpy_helper.to_array(constants[scale]))
+        zero_value = int(numpy_helper.to_array(constants[zero[0]])) if zero else 0
+        found[value.name] = _Quantizer(scale_value, zero_value, element)
     return found

@@ -45,8 +45,15 @@ def read_spec(path: Path) -> DetectorSpec | None:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What a file was made from; empty for a file that isn't ours."""
-    return dict(json.loads(_properties(path).get(PROVENANCE_KEY, "{}")))
+    """What a file was made from; empty for a file that isn't ours.
+
+    Raises:
+        ArtifactError: not an ONNX file, or damaged metadata.
+    """
+    try:
+        return dict(json.loads(_properties(path).get(PROVENANCE_KEY, "{}")))
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: the metadata {PROVENANCE_KEY} is damaged: {error}") from error
 
 
 def _properties(path: Path) -> dict[str, str]:

@@ -13,6 +13,8 @@ from stdet.errors import ModelError
 from stdet.interfaces.detector import Detector
 
 LFS_MARKER = b"version https://git-lfs"
+COMPUTED = "priors"
+"""A constant that some files carry. Models make it from their input size, so a file's is never taken."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ def load_weights(detector: Detector, path: Path, *, allow_skipped: bool = True) 
     """
     state = _state_dict(path)
     own = detector.state_dict()
-    optional = {key for key in own if key.endswith("num_batches_tracked") or key == "priors"}
+    own.pop(COMPUTED, None)
+    state.pop(COMPUTED, None)
+    optional = {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in optional]
-    unexpected = [key for key in state if key not in own and key != "priors"]
+    unexpected = [key for key in state if key not in own]
     differing = [key for key in own if key in state and state[key].shape != own[key].shape]
     may_differ = detector.class_dependent_keys() if allow_skipped else frozenset()
     wrong = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in differing if k not in may_differ]
@@ -84,7 +88,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # torch raises many kinds for a file that isn't a plain tensor file
         raise ModelError(
-            f"cannot read weights from {path}: {str(error).splitlines()[0]}",
+            f"cannot read weights from {path}: {(str(error) or type(error).__name__).splitlines()[0]}",
             "only tensor files are loaded: a pickle that would run code is refused",
         ) from error
     for entry in ("state_dict", "model"):

@@ -73,7 +73,7 @@ def _load(point: EntryPoint, distribution: str, version: str) -> tuple[PluginSta
     """Import one plugin and stage what it registers; nothing is kept unless all of it went well."""
     try:
         module = point.load()
-    except Exception as error:  # a plugin may fail in any way; it must not take the others with it
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way; it must not take the others with it
         reason = f"{point.value} can't be imported: {type(error).__name__}: {error}"
         return PluginState(point.name, distribution, version, "broken", reason), []
     declared = getattr(module, "STDET_API_VERSION", None)
@@ -82,7 +82,7 @@ def _load(point: EntryPoint, distribution: str, version: str) -> tuple[PluginSta
         return PluginState(point.name, distribution, version, "wrong-api", reason, declared), []
     try:
         staged = _registrations(module, distribution, version)
-    except Exception as error:  # half of a registration is worth nothing: all of it is dropped
+    except (Exception, SystemExit) as error:  # half of a registration is worth nothing: all of it is dropped
         reason = str(error) if isinstance(error, pluggy.PluginValidationError) else f"{type(error).__name__}: {error}"
         return PluginState(point.name, distribution, version, "broken", reason, declared), []
     return PluginState(point.name, distribution, version, "loaded", api_version=declared), staged
@@ -103,6 +103,10 @@ def _stager(kind: str, distribution: str, version: str, staged: list[Entry]) -> 
     """The `register` function that a hook is given."""
 
     def stage(name: str, target: str, summary: str, options: str | None, family: str | None) -> None:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(f"{name!r} is no name: a text without `/`, which stands between distribution and name")
+        if not isinstance(summary, str):
+            raise ValueError(f"the summary of `{name}` is {summary!r}, not a text")
         for text in (target, *(t for t in (options, family) if t is not None)):
             if not isinstance(text, str) or text.count(":") != 1 or not all(text.split(":")):
                 raise ValueError(f'`{name}` is registered with {text!r}; a target is a string "module:attribute"')

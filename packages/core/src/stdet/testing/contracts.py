@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 from functools import cache
@@ -11,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from stdet.errors import StdetError
+from stdet.export.onnx import simplify
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
 from stdet.interfaces.deploy import DeployTarget
 from stdet.interfaces.detector import Detector, Targets
@@ -84,6 +87,14 @@ class ModelContract:
         for key, value in other.state_dict().items():
             assert torch.equal(value, one.state_dict()[key]), key
 
+    def test_forward_is_the_same_graph_in_training_and_evaluation(self) -> None:
+        detector = self.build()
+        images = self.images(detector)
+        with torch.no_grad():
+            training, evaluation = detector.train()(images), detector.eval()(images)
+            assert [t.shape for t in training] == [t.shape for t in evaluation]
+            assert all(map(torch.equal, evaluation, detector(images)))
+
     def test_losses_are_finite_and_reach_the_weights_with_and_without_boxes(self) -> None:
         for boxes in (2, 0):
             for closed in (False, True):
@@ -91,16 +102,18 @@ class ModelContract:
                 losses = detector.loss(detector(self.images(detector)), self.targets(boxes), augmentation_closed=closed)
                 assert all(value.numel() == 1 and math.isfinite(float(value.detach())) for value in losses.values())
                 losses["total"].backward()
-                gradients = [p.grad for p in detector.parameters() if p.grad is not None]
-                assert gradients
-                assert all(torch.isfinite(g).all() for g in gradients)
+                gradients = {key: p.grad for key, p in detector.named_parameters() if p.requires_grad}
+                assert all(g is None or torch.isfinite(g).all() for g in gradients.values())
+                unreached = [key for key, gradient in gradients.items() if gradient is None]
+                assert not (boxes and unreached), unreached
+                assert len(unreached) < len(gradients)
 
     def test_decoded_boxes_and_scores_have_their_shapes_and_ranges(self) -> None:
         for num_classes in (1, 3):
             detector = self.build(num_classes).eval()
             with torch.no_grad():
                 outputs = detector.export_outputs(detector(self.images(detector)))
-                assert len(outputs) == len(detector.output_names)
+                assert len(outputs) == len(set(detector.output_names)) == len(detector.output_names)
                 found = detector.decode(outputs)
             count = found.boxes.shape[1]
             assert found.boxes.shape == (2, count, 4)
@@ -167,7 +180,8 @@ class TransformContract:
 
     name: ClassVar[str]
 
-    def apply(self, seed: int, strong: bool = True, boxes: int = 2) -> tuple[Sample, Sample]:
+    def apply(self, seed: int, strong: bool = True, boxes: int = 2) -> tuple[Sample, Sample, Sample]:
+        """A copy of the argument as it was before, the result, and the argument as it is afterwards."""
         options = _catalogue().options("transforms", self.name)
         transform = _catalogue().build("transforms", self.name, options())
         assert isinstance(transform, Transform)
@@ -183,7 +197,11 @@ class TransformContract:
             rng, lambda: sample(int(rng.integers(100))), Preprocess(96, 128, "letterbox"), strong
         )
         source = sample(0)
-        return source, transform(source, context)
+        return (
+            Sample(source.image.copy(), source.boxes.copy(), source.labels.copy()),
+            transform(source, context),
+            source,
+        )
 
     def test_the_generator_alone_decides(self) -> None:
         one, same = self.apply(3)[1], self.apply(3)[1]
@@ -194,7 +212,7 @@ class TransformContract:
         for seed in range(6):
             for strong in (True, False):
                 for boxes in (2, 0):
-                    _, made = self.apply(seed, strong, boxes)
+                    made = self.apply(seed, strong, boxes)[1]
                     assert made.image.dtype == np.uint8
                     assert made.image.ndim == 3
                     assert made.boxes.shape == (len(made.labels), 4)
@@ -203,10 +221,11 @@ class TransformContract:
                     assert np.all(made.boxes <= [made.width, made.height] * 2)
 
     def test_the_argument_is_left_alone(self) -> None:
-        source, _ = self.apply(1)
-        again, _ = self.apply(2)
-        assert np.array_equal(source.image, again.image)
-        assert np.array_equal(source.boxes, again.boxes)
+        for strong in (True, False):
+            before, _, after = self.apply(1, strong)
+            assert np.array_equal(before.image, after.image)
+            assert np.array_equal(before.boxes, after.boxes)
+            assert np.array_equal(before.labels, after.labels)
 
 
 class SchedulerContract:
@@ -233,12 +252,8 @@ class TargetContract:
 
     def model(self, tmp_path: Any) -> Any:
         """A small float ONNX model."""
-        from stdet.export.onnx import simplify
-
         network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
         path = tmp_path / "small.onnx"
-        import io
-
         buffer = io.BytesIO()
         example = (torch.zeros(1, 3, 16, 16),)
         torch.onnx.export(network.eval(), example, buffer, dynamo=False, opset_version=17)  # type: ignore[arg-type]
@@ -257,8 +272,6 @@ class TargetContract:
             assert (report.latency_ms is None) == (report.latency_kind == "none")
 
     def test_an_unknown_backend_is_refused_with_the_known_ones(self, tmp_path: Any) -> None:
-        from stdet.errors import StdetError
-
         target = _catalogue().build("targets", self.name)
         try:
             target.bench(self.model(tmp_path), "no_such_backend")

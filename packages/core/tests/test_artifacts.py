@@ -1,0 +1,80 @@
+"""Files between stages: the old one or the complete new one, never something between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from stdet.artifacts import atomic_path, sha256_file, write_bytes, write_json, write_text
+from stdet.errors import ArtifactError
+
+
+def test_what_is_written_is_there_with_its_folders_and_ordinary_permissions(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "x.txt"
+    write_text(target, "größe")
+    assert target.read_bytes() == "größe".encode()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
+    write_text(target, "new")
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failure_while_writing_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+
+    def fails(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(target, fails)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_a_users_error_that_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+
+    def full(file: BinaryIO) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ArtifactError, match=r"x\.bin: No space left on device"):
+        write_bytes(target, full)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ArtifactError, match="cannot write"),
+        atomic_path(tmp_path / "file" / "x"),
+    ):
+        pytest.fail("the block ran")
+
+
+def test_json_keeps_its_order_and_its_letters(tmp_path: Path) -> None:
+    document = {"z": 1, "a": ["ä", None, 0.5]}
+    write_json(tmp_path / "x.json", document)
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert list(json.loads(text).items()) == list(document.items())
+    assert "ä" in text
+    assert text.endswith("}\n")
+
+
+def test_the_hash_is_that_of_the_bytes_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 5000
+    (tmp_path / "x").write_bytes(data)
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+    with pytest.raises(ArtifactError, match="missing"):
+        sha256_file(tmp_path / "missing")
