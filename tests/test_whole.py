@@ -131,6 +131,24 @@ def test_the_whole_chain_runs_and_every_number_can_be_traced(tmp_path: Path) -> 
     assert all(Path(entry["picture"]).exists() for entry in document["images"])
 
 
+def test_the_training_options_of_a_family_reach_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stdet import api
+    from stdet.errors import ModelError
+    from stdet.interfaces.reporter import SilentReporter
+    from stdet_models_ssd.detector import Ssd
+
+    def stop(self: Ssd, options: object) -> None:
+        raise ModelError(f"got {options}")
+
+    monkeypatch.setattr(Ssd, "use_training_options", stop)
+    text = CHAIN.format(out=tmp_path).replace("st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv3small_pt")
+    text = text.replace("[3, 64, 96]", "[3, 96, 96]").replace("  enable_mixup: True\n  multiscale_range: 1\n", "")
+    text = text.replace("no_aug_epochs: 1", "match_threshold: 0.375")
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ModelError, match=r"match_threshold=0\.375"):
+        api.run(api.load_config(tmp_path / "c.yaml"), SilentReporter())
+
+
 def _images(tmp_path: Path) -> Path:
     from stdet.interfaces.dataset import DatasetRequest
     from stdet_datasets.options import SyntheticOptions

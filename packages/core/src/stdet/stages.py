@@ -85,6 +85,7 @@ def train(run: Run) -> None:
     spec = builder.spec(train_set.class_names)
     validation = builder.dataset("val", spec.class_names)
     detector = builder.detector(spec)
+    detector.use_training_options(config.options.training)
     _start_weights(run, detector)
     device = builder.device()
     detector.to(device)

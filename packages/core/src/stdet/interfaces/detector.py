@@ -105,6 +105,13 @@ class Detector(nn.Module, ABC):
         params = [p for p in self.parameters() if p.requires_grad]
         return [{"params": params, "lr": learning_rate, "weight_decay": weight_decay}]
 
+    def use_training_options(self, options: Any) -> None:
+        """Take over what the family's training options say about the loss; called once, before training.
+
+        Args:
+            options: the family's `training_options`, validated. Default: the loss has no settings.
+        """
+
     @abstractmethod
     def class_dependent_keys(self) -> frozenset[str]:
         """State-dict keys whose shape depends on the number of classes: the only ones that may be skipped on loading."""
