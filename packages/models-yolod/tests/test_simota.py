@@ -79,8 +79,8 @@ def slow_assign(boxes, cls, obj, centres, strides, gt, labels) -> Found:  # type
                 raise Unclear
             k = max(1, int(sum(best)))
             order = sorted(candidates, key=lambda a: costs[g, a])  # stable: the first of equals
-            if k < len(order):
-                clear(costs[g, order[k]], costs[g, order[k - 1]])
+            for a in order[k:]:
+                clear(costs[g, a], costs[g, order[k - 1]])
             for a in order[:k]:
                 claims.setdefault(a, []).append(g)
         for a, wanting in claims.items():
@@ -88,7 +88,8 @@ def slow_assign(boxes, cls, obj, centres, strides, gt, labels) -> Found:  # type
             if len(wanting) > 1:  # the box with the least cost of all boxes, those that didn't claim it too
                 ranked = sorted((g2 for g2 in real), key=lambda g2: costs[g2, a])
                 g = ranked[0]
-                clear(costs[ranked[1], a], costs[g, a])
+                for other in ranked[1:]:
+                    clear(costs[other, a], costs[g, a])
             found[image, a] = (g, slow_iou(predictions[a], truths[g]))
     return found
 
@@ -134,8 +135,16 @@ def tied(case, distinct: int, seed: int):  # type: ignore[no-untyped-def]
     return palette[:, pick], cls[:, pick], obj[:, pick], centres, strides, gt, labels
 
 
-def check(case) -> None:  # type: ignore[no-untyped-def]
-    fast, expected = assign(*case), slow_assign(*case)
+def check(case, copies: int = 1) -> None:  # type: ignore[no-untyped-def]
+    """The batched assignment of the case, repeated `copies` times, is the slow one's."""
+    boxes, cls, obj, *anchors, gt, labels = case
+    boxes, cls, obj, gt = (t.repeat(copies, 1, 1) for t in (boxes, cls, obj, gt))
+    fast = assign(boxes, cls, obj, *anchors, gt, labels.repeat(copies, 1))
+    expected = {
+        (image + copy * len(labels), anchor): value
+        for (image, anchor), value in slow_assign(*case).items()
+        for copy in range(copies)
+    }
     rows = zip(fast.image.tolist(), fast.anchor.tolist(), fast.box.tolist(), fast.iou.tolist(), strict=True)
     found = {(image, anchor): (box, iou) for image, anchor, box, iou in rows}
     assert {key: box for key, (box, _) in found.items()} == {key: box for key, (box, _) in expected.items()}
@@ -160,8 +169,10 @@ def test_the_assignment_is_the_papers(seed: int, size: int, count: int, sharp: f
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([32, 64]), count=st.integers(1, 4), distinct=st.integers(1, 4))
 def test_of_equally_good_anchors_and_boxes_the_first_is_chosen(seed: int, size: int, count: int, distinct: int) -> None:
+    # With 16 images no tensor has a remainder that vector instructions leave over: there, equal values give logarithms
+    # that differ in the last bit, and costs are no longer equal.
     try:
-        check(tied(random_case(seed, size, count, 0.5), distinct, seed))
+        check(tied(random_case(seed, size, count, 0.5), distinct, seed), copies=8)
     except Unclear:
         reject()
 

@@ -54,7 +54,7 @@ def assign(
         gt_boxes: float32 (B, M, 4), cxcywh pixels; gt_labels: int64 (B, M), -1 for padding.
 
     A box without a candidate anchor (its centre outside the image) gets none; the reference forces it onto an anchor of
-    another box. Of equally good anchors the first is chosen, of equally good boxes the first, on every device.
+    another box. Of equal costs the first anchor's, or the first box's, counts as the least.
     """
     valid = gt_labels >= 0
     radius = CENTRE_RADIUS * strides
