@@ -100,7 +100,8 @@ def test_a_published_base_net_loads_whole(name: str, make: Make) -> None:
     model = make(name)
     report = load_backbone(model, source)
     assert report.fresh == report.unused == ()
-    assert all(torch.equal(model.state_dict()[key], source[key.removeprefix("base_net.")]) for key in report.mapped)
+    own = model.state_dict()
+    assert all(torch.equal(own[key], source[key.removeprefix("base_net.")]) for key in report.mapped)
     assert f"{len(report.mapped)} of {len(report.mapped)}" in report.summary()
 
 
@@ -117,7 +118,8 @@ def test_the_convolutions_outside_the_backbone_start_as_xavier_uniform(name: str
                 bound = (6 / fans) ** 0.5
                 assert float(module.weight.detach().abs().max()) <= bound
                 assert float(module.weight.detach().abs().max()) > 0.9 * bound
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in biases.items())
+    own = model.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in biases.items())
 
 
 def test_weights_of_another_network_are_refused_and_change_nothing(make: Make) -> None:

@@ -206,7 +206,8 @@ def test_published_files_load_strictly_with_and_without_priors(name: str, make: 
     for extra in ({}, {"priors": source.priors}):
         model = make(name)
         model.load_state_dict(weights | extra)
-        assert all(torch.equal(model.state_dict()[key], value) for key, value in weights.items())
+        loaded = model.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in weights.items())
 
 
 def test_a_file_of_another_input_size_keeps_the_priors_of_the_spec(name: str, make: Make) -> None:
