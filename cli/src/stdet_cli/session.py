@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ class Session:
         self._as_json = as_json
         self._stdout = sys.stdout  # of its own, since `session` sends everybody else's elsewhere
         self._reporter: Reporter | None = None
+        self._main = os.environ.get("RANK", "0") == "0"  # torchrun's other processes show nothing but their errors
 
     @property
     def reporter(self) -> Reporter:
@@ -47,7 +49,8 @@ class Session:
 
     def document(self, document: object) -> None:
         """Print JSON on stdout."""
-        self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        if self._main:
+            self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def text(self, text: str, document: object) -> None:
         """`text` for people, `document` for programs."""
@@ -61,6 +64,7 @@ class Session:
         self.close()
         if self._as_json:
             self.document(result.document)
+        if self._as_json or not self._main:
             return
         for table in result.tables:
             self.table(table.title, table.columns, table.rows)

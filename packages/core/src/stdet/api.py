@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,21 +111,26 @@ def config_schema() -> dict[str, Any]:
 def run(config: Config, reporter: Reporter) -> RunResult:
     """Run the stages of `config.operation_mode` in a new folder.
 
+    Under `torchrun`, all processes train and evaluate together, and only the first reports and writes.
+
     Raises:
         StdetError: a mistake of the user's; what earlier stages finished stays in the folder.
     """
     from stdet import stages
     from stdet.build import Builder
+    from stdet.interfaces.reporter import SilentReporter
+    from stdet.nn.distributed import from_main, is_main, process_group
 
-    folder = _new_folder(Path(config.hydra.run.dir))
-    with _log_file(folder / "stdet.log"):
-        write_text(folder / "config.yaml", config_yaml(config))
-        for note in config.notes:
-            reporter.note(note)
-        state = stages.Run(Builder(config, _plugins()[0]), folder, reporter)
-        for name in STAGES[config.operation_mode]:
-            reporter.stage(name)
-            getattr(stages, name)(state)
+    with process_group():
+        folder = from_main(lambda: _new_folder(Path(config.hydra.run.dir)))
+        state = stages.Run(Builder(config, _plugins()[0]), folder, reporter if is_main() else SilentReporter())
+        with _log_file(folder / "stdet.log") if is_main() else nullcontext():
+            if is_main():
+                write_text(folder / "config.yaml", config_yaml(config))
+            for note in config.notes:
+                state.reporter.note(note)
+            for name in STAGES[config.operation_mode]:
+                state.do(name)
     return RunResult(folder, state.document(), [_summary(state.results)])
 
 

@@ -22,6 +22,7 @@ from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, DeployTarget
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
+from stdet.nn.distributed import rank, world_size
 from stdet.registry import Catalogue
 from stdet.structures import DetectorSpec
 
@@ -152,7 +153,7 @@ class Builder:
         return "cuda" if available and wanted != "cpu" else "cpu"
 
     def train_loader(self, dataset: DetectionDataset, spec: DetectorSpec) -> TrainLoader:
-        """Batches of training samples made by the family's recipe."""
+        """Batches of training samples made by the family's recipe: this process's share of them."""
         family, training = self.config.family, self.config.training
         assert family is not None
         augmentation = self.config.options.augmentation
@@ -170,6 +171,8 @@ class Builder:
                 multiscale_range=getattr(augmentation, "multiscale_range", 0),
                 random_size=getattr(augmentation, "random_size", None),
             ),
+            rank=rank(),
+            world_size=world_size(),
         )
 
     def optimizer(self, detector: Detector) -> torch.optim.Optimizer:

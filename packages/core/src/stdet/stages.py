@@ -28,6 +28,7 @@ from stdet.interfaces.deploy import BenchReport
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.reporter import Reporter
 from stdet.interfaces.tracker import Tracker
+from stdet.nn.distributed import from_main, is_main
 from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights
 from stdet.structures import DetectorSpec
@@ -40,6 +41,10 @@ PICTURE_THRESHOLD = 0.25
 every picture in boxes."""
 PICTURES = 12
 """Images of the evaluation set that are drawn."""
+
+
+SHARED = frozenset({"train", "evaluate"})
+"""Stages that several processes do together; the others are the main process's alone."""
 
 
 @dataclass
@@ -64,9 +69,18 @@ class Run:
     def models(self) -> Path:
         return self.folder / self.builder.config.general.saved_models_dir
 
+    def do(self, name: str) -> None:
+        """Do the stage `name`; every process ends up with the main process's model file."""
+        self.reporter.stage(name)
+        if is_main() or name in SHARED:
+            globals()[name](self)
+        self.model, self.float_onnx = from_main(lambda: (self.model, self.float_onnx))
+
     def record(self, stage: str, result: Any) -> None:
         """Keep the result of a stage and write `run.json`, so that a later failure loses nothing."""
         self.results[stage] = result
+        if not is_main():
+            return
         write_json(self.folder / "run.json", self.document())
 
     def document(self) -> dict[str, Any]:
@@ -109,11 +123,13 @@ def train(run: Run) -> None:
             tracker,
             run.reporter,
         )
-        resume = _resume_path(run)
+        resume = from_main(lambda: _resume_path(run))
         if resume:
             trainer.resume(resume, config.training.start_epoch or None)
         result = trainer.fit()
         tracker.scalars(settings.epochs, {"final/best_AP": result.best_score})
+    if not is_main():
+        return
     write_json(run.models / "history.json", {"format": "stdet.history/1", "epochs": result.history})
     plot_history(result.history, run.folder / "curves.png")
     run.model = result.best
@@ -152,6 +168,8 @@ def _validate(run: Run, model: Detector, dataset: DetectionDataset) -> Mapping[s
 
 def _trackers(run: Run) -> Trackers:
     config = run.builder.config
+    if not is_main():
+        return Trackers()
     trackers: list[Tracker] = []
     if config.general.logger == "tensorboard":
         trackers.append(TensorBoardTracker(run.models / "tensorboard"))
@@ -252,6 +270,8 @@ def evaluate(run: Run) -> None:
     split = run.builder.evaluation_split()
     dataset = run.builder.dataset(split, spec.class_names)
     report = _evaluate(run, predictor, spec, dataset, split, source)
+    if not is_main():
+        return
     name = "evaluate_int8" if source is not None and _is_quantized(source) else "evaluate_float"
     report.save(run.folder / "reports" / f"{name}.json")
     picture = run.folder / "pictures" / f"{name}.jpg"

@@ -22,7 +22,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal requested
-        if requested:
+        if requested and number == signal.SIGINT:  # launchers follow a Ctrl-C with a SIGTERM of their own
             raise KeyboardInterrupt
         requested = True
 

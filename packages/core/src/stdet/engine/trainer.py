@@ -30,7 +30,7 @@ from stdet.interfaces.detector import Detector
 from stdet.interfaces.reporter import Reporter
 from stdet.interfaces.scheduler import Scheduler
 from stdet.interfaces.tracker import Tracker
-from stdet.nn.distributed import is_main, world_size
+from stdet.nn.distributed import any_rank, average_buffers, is_main, world_size
 from stdet.nn.ema import ModelEma
 from stdet.nn.precision import Precision
 
@@ -141,7 +141,7 @@ class Trainer:
             while self.epoch < self.settings.epochs:
                 losses = self._train_epoch(stop_requested)
                 self._finish_epoch(losses)
-                if stop_requested():
+                if any_rank(stop_requested()):
                     raise self._interrupted()
         return TrainResult(
             self.folder / "best_ckpt.pth",
@@ -166,7 +166,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value
             if self.step % self.settings.print_interval == 0 or self.step == self.steps_per_epoch:
                 self._report_step(losses, learning_rate)
-            if stop_requested():
+            if any_rank(stop_requested()):
                 self._save("latest_ckpt.pth")
                 raise self._interrupted()
         return {name: total / max(1, self.step - first) for name, total in sums.items()}
@@ -212,6 +212,9 @@ class Trainer:
     def _finish_epoch(self, losses: dict[str, float]) -> None:
         """Save, evaluate if it is time, save again. A kill during the evaluation loses no training step: a resumed run
         finds all steps of the epoch done and begins with the evaluation."""
+        average_buffers(self.detector)
+        if self.ema:
+            average_buffers(self.ema.model)
         self._save("latest_ckpt.pth")
         record = {
             "epoch": float(self.epoch + 1),
@@ -224,7 +227,7 @@ class Trainer:
             metrics = self.evaluate(self.ema.model if self.ema else self.detector)
             score = metrics["AP"]
             record.update(metrics)
-            self._track(self.epoch + 1, {f"val/{name}": value for name, value in metrics.items()})
+            self.tracker.scalars(self.epoch + 1, {f"val/{name}": value for name, value in metrics.items()})
         self.history.append(record)
         self.epoch, self.step = self.epoch + 1, 0
         if score is not None and score > self.best_score:
@@ -237,7 +240,7 @@ class Trainer:
     def _report_step(self, losses: dict[str, float], learning_rate: float) -> None:
         step = self.epoch * self.steps_per_epoch + self.step
         shown = {"lr": learning_rate, **losses}
-        self._track(step, {f"train/{name}": value for name, value in shown.items()})
+        self.tracker.scalars(step, {f"train/{name}": value for name, value in shown.items()})
         best = {"best AP": self.best_score} if self.best_epoch else {}
         self.reporter.progress(
             f"epoch {self.epoch + 1}/{self.settings.epochs}",
@@ -245,10 +248,6 @@ class Trainer:
             self.settings.epochs * self.steps_per_epoch,
             shown | best,
         )
-
-    def _track(self, step: int, scalars: Mapping[str, float]) -> None:
-        if is_main():
-            self.tracker.scalars(step, scalars)
 
     def _interrupted(self) -> Interrupted:
         path = self.folder / "latest_ckpt.pth"

@@ -24,6 +24,7 @@ from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.postprocess import select
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
+from stdet.nn.distributed import from_main, gathered, rank, world_size
 from stdet.structures import Detections, Preprocess
 
 FORMAT = "stdet.evaluation/1"
@@ -108,6 +109,8 @@ def evaluate(
 ) -> EvaluationReport:
     """Run `predictor` over every image of `dataset`, images without boxes included, and score it.
 
+    Several processes share the images, each image goes to one of them, and all return the same report.
+
     Args:
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
         max_detections: at most so many an image before scoring; COCO itself counts 100 a class and image.
@@ -121,7 +124,8 @@ def evaluate(
         raise DataError("the evaluation set holds no image", "check the test and val paths of the dataset section")
     started = time.perf_counter()
     found: dict[int, Detections] = {}
-    loader = EvalLoader(dataset, preprocess, batch_size, num_workers)
+    mine = list(range(rank(), len(dataset), world_size()))
+    loader = EvalLoader(dataset, preprocess, batch_size, num_workers, mine)
     for batch in loader:
         candidates = predictor(normalize(batch.images, preprocess))
         classes = candidates.scores.shape[-1]
@@ -134,8 +138,9 @@ def evaluate(
         for index, geometry, one in zip(batch.indices, batch.geometries, selected, strict=True):
             found[index] = Detections(geometry.to_image(one.boxes), one.scores, one.labels)
         if progress:
-            progress(len(found), len(dataset))
-    scored = score(dataset, found, iou_eval_thresh)
+            progress(len(found), len(mine))
+    found = gathered(found)
+    scored = from_main(lambda: score(dataset, found, iou_eval_thresh))
     return EvaluationReport(
         scored.metrics,
         scored.per_class,
