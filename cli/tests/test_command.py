@@ -259,3 +259,16 @@ def test_a_bug_is_a_traceback_and_exit_code_one(config: Path, tmp_path: Path) ->
     assert done.returncode == 1
     assert "ZeroDivisionError: planted" in done.stderr
     assert "error" in document(done)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["evaluate"], ["train", "c.yaml", "--nope"], ["lst"], ["list", "model"]], ids=" ".join
+)
+def test_a_wrong_option_is_a_users_mistake_told_like_any_other(arguments: list[str]) -> None:
+    for flags in ([], ["--json"]):
+        done = stdet(*arguments, *flags)
+        assert done.returncode == 2
+        assert "error: " in done.stderr
+        assert "--help" in done.stderr
+        assert bool(done.stdout) == bool(flags)
+    assert document(done)["error"]["message"]

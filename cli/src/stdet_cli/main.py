@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from stdet.errors import ConfigError
 from stdet_cli.session import session
+
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What Typer raises for every wrong option or argument; it exports only this child of it."""
 
 app = typer.Typer(
     name="stdet",
@@ -131,17 +136,24 @@ def config_show(config: ConfigFile, overrides: Overrides = None, as_json: Json =
 
 
 @config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON schema of all keys, those of the installed components included."""
+def config_schema(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="only the keys that fit this file")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print the JSON Schema of all keys, those of the installed components included."""
     with session(as_json=True) as ui:
         from stdet import api
 
-        ui.document(api.config_schema())
+        ui.document(api.config_schema(api.load_config(config, overrides or ()) if config else None))
 
 
 def main() -> None:
-    """Entry point of the command."""
-    app()
+    """Entry point of the command. A wrong option is a mistake like any other: with `--json`, it is told as a document."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR as error:
+        with session("--json" in sys.argv):
+            raise ConfigError(error.format_message(), f"{error.ctx.command_path} --help") from error
 
 
 if __name__ == "__main__":

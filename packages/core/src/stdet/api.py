@@ -101,11 +101,11 @@ def config_yaml(config: Config) -> str:
     return to_yaml(config)
 
 
-def config_schema() -> dict[str, Any]:
-    """JSON schema of the config dialect, with the keys of every installed component."""
+def config_schema(config: Config | None = None) -> dict[str, Any]:
+    """JSON Schema of the config dialect: with the keys of every installed component, or of those that `config` uses."""
     from stdet.config import schema
 
-    return schema(_plugins()[0])
+    return schema(_plugins()[0], config)
 
 
 def run(config: Config, reporter: Reporter) -> RunResult:

@@ -18,7 +18,7 @@ from stdet.engine.checkpoint import read_checkpoint, seed_everything, spec_of
 from stdet.engine.trainer import Trainer
 from stdet.errors import ArtifactError, ConfigError, DataError, ModelError
 from stdet.evaluation import coco
-from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, save_image
+from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, plot_precision_recall, save_image
 from stdet.evaluation.postprocess import detect
 from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
 from stdet.export.metadata import read_spec
@@ -276,7 +276,9 @@ def evaluate(run: Run) -> None:
     report.save(run.folder / "reports" / f"{name}.json")
     picture = run.folder / "pictures" / f"{name}.jpg"
     _picture(run, predictor, spec, dataset, picture)
-    run.record(name, report.to_dict() | {"split": split, "picture": str(picture)})
+    curves = run.folder / "pictures" / f"{name}_precision_recall.png"
+    plot_precision_recall(report.curves, curves)
+    run.record(name, report.to_dict() | {"split": split, "picture": str(picture), "precision_recall": str(curves)})
 
 
 def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Config files: YAML in, a checked `Config` out, with every mistake reported at once."""
 
-from stdet.config.load import Catalogue, Config, Contributed, load, load_text, preprocess_of, schema, to_yaml
+from stdet.config.json_schema import schema
+from stdet.config.load import Catalogue, Config, Contributed, load, load_text, preprocess_of, to_yaml
 from stdet.config.problems import ConfigProblems, Problem
 
 __all__ = [

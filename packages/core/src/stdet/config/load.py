@@ -573,22 +573,3 @@ def _fit(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def to_yaml(config: Config) -> str:
     """The config with every default filled in; loading it gives an equal config."""
     return yaml.safe_dump(config.document(), sort_keys=False, allow_unicode=True)
-
-
-def schema(catalogue: Catalogue) -> dict[str, Any]:
-    """JSON schema of every section, and of the keys that each installed component adds to them."""
-    added: dict[str, Any] = {}
-    for kind, section in (("datasets", "dataset"), ("transforms", "dataset"), ("schedulers", "training")):
-        for name in catalogue.names(kind):
-            options = catalogue.options(kind, name)
-            if options.model_fields:
-                added.setdefault(section, {})[f"{kind}/{name}"] = options.model_json_schema()
-    for kind, family in catalogue.families().items():
-        for section, options in (("model", family.model_options), ("training", family.training_options)):
-            if options.model_fields:
-                added.setdefault(section, {})[f"model_type/{kind}"] = options.model_json_schema()
-    return {
-        "operation_mode": list(get_args(sections.OperationMode)),
-        "sections": {name: model.model_json_schema() for name, model in sections.SECTIONS.items()},
-        "added_by_components": added,
-    }

@@ -1,0 +1,90 @@
+"""A JSON Schema of the config dialect, for editors and for people who write configs by program."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic.json_schema import models_json_schema
+
+from stdet.config import schema as sections
+from stdet.config.load import Catalogue, Config
+from stdet.errors import StdetError
+from stdet.interfaces.family import Options
+
+
+def schema(catalogue: Catalogue, config: Config | None = None) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a whole config file.
+
+    Numbers may also be written as text where the dialect allows it (`1/127.5`, `(0.5, 1.5)`); the schema describes the
+    plain form. A component that can't be loaded is named under `x-not-loaded` with the reason.
+
+    Args:
+        config: narrows the keys to those of the components that it chooses; with None, every installed one's are there,
+            and each added key says in `x-from` whose it is.
+    """
+    broken: dict[str, str] = {}
+    parts = _chosen(config) if config else _installed(catalogue, broken)
+    models = [*sections.SECTIONS.values(), *(options for _, _, options in parts)]
+    refs, together = models_json_schema(
+        [(model, "validation") for model in dict.fromkeys(models)], ref_template="#/$defs/{model}"
+    )
+    definitions = together["$defs"]
+
+    def defined(model: type[Any]) -> dict[str, Any]:
+        found: dict[str, Any] = definitions[refs[model, "validation"]["$ref"].rpartition("/")[2]]
+        return found
+
+    properties: dict[str, Any] = {"operation_mode": {"enum": list(get_args(sections.OperationMode))}}
+    for name, model in sections.SECTIONS.items():
+        own = dict(defined(model)["properties"])
+        for section, owner, options in parts:
+            if section == name:
+                for key, value in defined(options).get("properties", {}).items():
+                    said = own.setdefault(key, {**value, "x-from": []})
+                    said["x-from"].append(owner)
+        properties[name] = {"type": "object", "additionalProperties": False, "properties": own}
+    merged = {refs[model, "validation"]["$ref"].rpartition("/")[2] for model in models}
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "stdet config",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["operation_mode"],
+        "properties": properties,
+        "$defs": {name: value for name, value in definitions.items() if name not in merged},
+    }
+    return document | ({"x-not-loaded": broken} if broken else {})
+
+
+_Part = tuple[str, str, type[Options]]
+"""Section, owner, and the keys that the owner adds to the section."""
+
+
+def _chosen(config: Config) -> list[_Part]:
+    family, options = config.family, config.options
+    parts: list[_Part] = [("dataset", f"datasets/{config.dataset.dataset_name}", type(options.reader))]
+    if config.training.scheduler:
+        parts.append(("training", f"schedulers/{config.training.scheduler}", type(options.scheduler)))
+    if family:
+        parts += [
+            ("dataset", f"transforms/{family.augmentation}", type(options.augmentation)),
+            ("model", f"model_type/{family.model_type}", family.model_options),
+            ("training", f"model_type/{family.model_type}", family.training_options),
+        ]
+    return parts
+
+
+def _installed(catalogue: Catalogue, broken: dict[str, str]) -> list[_Part]:
+    parts: list[_Part] = []
+    for kind, section in (("datasets", "dataset"), ("transforms", "dataset"), ("schedulers", "training")):
+        for name in catalogue.names(kind):
+            try:
+                parts.append((section, f"{kind}/{name}", catalogue.options(kind, name)))
+            except StdetError as error:
+                broken[f"{kind}/{name}"] = error.message
+    for kind, family in catalogue.families().items():
+        parts += [
+            ("model", f"model_type/{kind}", family.model_options),
+            ("training", f"model_type/{kind}", family.training_options),
+        ]
+    return parts
