@@ -341,6 +341,42 @@ def test_integer_borders_are_converted_by_their_own_scales(tmp_path: Path, in_ty
     np.testing.assert_allclose(found.scores[:, 0, 0].numpy(), [0.2, 0.8], atol=0.03)
 
 
+def test_int8_sums_are_exact_on_every_processor(tmp_path: Path) -> None:
+    """Without VNNI, onnxruntime's fastest int8 kernels cut pairs of products off at 16 bits; large ones show it."""
+    weights = np.full((5, 3, 8, 8), 127, np.int8)
+    scales = {"x": 1.0, "w": 0.01, "b": 0.01, "y": 200.0}
+    constants = [numpy_helper.from_array(np.array(v, np.float32), f"s{k}") for k, v in scales.items()]
+    constants += [
+        numpy_helper.from_array(np.array(z, np.int8), f"z{k}") for k, z in {"x": -128, "w": 0, "y": -128}.items()
+    ]
+    constants += [
+        numpy_helper.from_array(weights, "wq"),
+        numpy_helper.from_array(np.array([1, 1, 5], np.int64), "shape"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "sx", "zx"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["x"]),
+        helper.make_node("DequantizeLinear", ["wq", "sw", "zw"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "sy", "zy"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "sy", "zy"], ["z"]),
+        helper.make_node("Reshape", ["z", "shape"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 5])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "sums.onnx")
+    found = OnnxPredictor(tmp_path / "sums.onnx", OneBox())(torch.full((1, 3, 8, 8), 200.0))
+    exact = 200 * 127 * 0.01 * 3 * 64
+    assert float(found.scores[0, 0, 0]) == pytest.approx(exact, abs=100)
+
+
 def test_a_batch_is_the_same_as_its_images_one_by_one(tmp_path: Path) -> None:
     path = border_model(tmp_path, TensorProto.FLOAT, TensorProto.FLOAT)
     images = torch.rand(3, 3, 8, 8) * 255
