@@ -20,7 +20,7 @@ from stdet.errors import ArtifactError, ConfigError, DataError, ModelError
 from stdet.evaluation import coco
 from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, plot_precision_recall, save_image
 from stdet.evaluation.postprocess import detect
-from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
+from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor, is_quantized
 from stdet.export.metadata import read_spec
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.dataset import DetectionDataset
@@ -272,7 +272,11 @@ def evaluate(run: Run) -> None:
     report = _evaluate(run, predictor, spec, dataset, split, source)
     if not is_main():
         return
-    name = "evaluate_int8" if source is not None and _is_quantized(source) else "evaluate_float"
+    name = (
+        "evaluate_int8"
+        if source is not None and source.suffix == ".onnx" and is_quantized(source)
+        else "evaluate_float"
+    )
     report.save(run.folder / "reports" / f"{name}.json")
     picture = run.folder / "pictures" / f"{name}.jpg"
     _picture(run, predictor, spec, dataset, picture)
@@ -347,13 +351,6 @@ def _onnx_input_size(path: Path) -> tuple[int, int] | None:
     dims = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
     height, width = (dim.dim_value for dim in dims[-2:])
     return (height, width) if height > 0 and width > 0 else None
-
-
-def _is_quantized(path: Path) -> bool:
-    if path.suffix != ".onnx":
-        return False
-    model = onnx.load(path, load_external_data=False)
-    return any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in model.graph.node)
 
 
 # --- quantize ----------------------------------------------------------------------------------------------------------
