@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from stdet.artifacts import atomic_path, sha256_file, write_bytes, write_json, write_text
+from stdet.artifacts import atomic_path, cache_folder, sha256_file, write_bytes, write_json, write_text
 from stdet.errors import ArtifactError
 
 
@@ -78,3 +78,16 @@ def test_the_hash_is_that_of_the_bytes_and_a_missing_file_is_named(tmp_path: Pat
     assert sha256_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()
     with pytest.raises(ArtifactError, match="missing"):
         sha256_file(tmp_path / "missing")
+
+
+def test_the_cache_folder_is_the_users_choice_else_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("STDET_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path("/home/somebody/.cache/stdet")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == Path("/home/somebody/.cache/stdet")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/caches")
+    assert cache_folder() == Path("/var/caches/stdet")
+    monkeypatch.setenv("STDET_CACHE", "~/elsewhere")
+    assert cache_folder() == Path("/home/somebody/elsewhere")

@@ -64,6 +64,17 @@ def write_json(target: Path, document: dict[str, Any]) -> None:
     write_text(target, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def cache_folder() -> Path:
+    """Where stdet keeps what it can make again: `STDET_CACHE`, else `stdet` in `XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Not made here; all that is in it may be deleted at any time.
+    """
+    if chosen := os.environ.get("STDET_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "stdet"  # XDG: relative paths are to be ignored
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes.
 
