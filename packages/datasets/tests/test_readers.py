@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from stdet.errors import DataError
-from stdet.interfaces.dataset import DatasetRequest
+from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.coco import CocoDataset
 from stdet_datasets.folder import FolderDataset
 from stdet_datasets.options import SyntheticOptions
@@ -105,6 +105,27 @@ def test_coco_agrees_with_pycocotools_on_real_photographs() -> None:
         total = sum(e["bbox"][2] * e["bbox"][3] for e in expected)
         assert (a.boxes[:, 2:] - a.boxes[:, :2]).prod(1).sum() == pytest.approx(total, rel=1e-3)
         assert dataset.read_image(index).shape[:2] == (a.height, a.width)
+
+
+def test_a_sink_gets_every_fault_and_images_of_known_size_stay(tmp_path: Path) -> None:
+    document = coco_document()
+    document["images"].append({"id": 4, "file_name": "gone.png", "height": 40, "width": 60})
+    document["annotations"] += [
+        {"image_id": 4, "category_id": 2, "bbox": [1, 2, 3, 4]},
+        {"image_id": 5, "category_id": 2, "bbox": [1, 2, 3, 4]},
+        {"image_id": 4, "category_id": 2, "bbox": [70, 2, 3, 4]},
+        {"image_id": 4, "category_id": 2, "bbox": [1, 2, 0, 4]},
+    ]
+    faults: list[Fault] = []
+    dataset = coco(tmp_path, document, on_fault=faults.append)
+    assert {(f.kind, f.count) for f in faults} == {
+        ("missing images", 1),
+        ("annotations of no image", 1),
+        ("boxes outside the image or without area", 2),
+    }
+    assert "gone.png" in next(f.where for f in faults if f.kind == "missing images")
+    assert [dataset.annotation(i).image_id for i in range(len(dataset))] == [3, 4, 9]
+    assert dataset.annotation(1).boxes.tolist() == [[1, 2, 4, 6]]
 
 
 def change(document: dict[str, Any], **annotation: Any) -> dict[str, Any]:

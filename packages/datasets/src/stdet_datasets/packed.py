@@ -13,7 +13,7 @@ import numpy as np
 
 from stdet.data.image_io import read_image, verify_image
 from stdet.errors import DataError
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.structures import Annotation
 
 log = logging.getLogger(__name__)
@@ -126,16 +126,23 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 class Complaints:
-    """Collects what is wrong with a data set, and ends in an error or, when the user chose to skip, in one warning."""
+    """Collects what is wrong with a data set, and ends in an error or, when the user chose to skip, in one warning.
+
+    With `request.on_fault`, hands it over as it comes, and ends in nothing.
+    """
 
     def __init__(self, request: DatasetRequest) -> None:
-        self.skip = request.on_bad_data == "skip"
+        self.sink = request.on_fault
+        self.skip = request.on_bad_data == "skip" and self.sink is None
         self._split = request.split
         self._found: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
 
     def add(self, kind: str, where: str, count: int = 1) -> None:
         """Note `count` faults of a `kind` (a plural noun), the first of them at `where`."""
+        if self.sink is not None:
+            self.sink(Fault(kind, where, count))
+            return
         self._found[kind] += count
         self._examples.setdefault(kind, where)
 
@@ -174,7 +181,7 @@ def usable_image(folder: Path, name: str, size: tuple[int, int] | None, complain
     path = folder / name
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises on names that are too long
         complaints.add("missing images", str(path))
-        return False
+        return complaints.sink is not None and size is not None
     if complaints.skip:
         try:
             found = verify_image(path)

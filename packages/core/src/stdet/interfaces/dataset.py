@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,21 @@ import numpy as np
 
 from stdet.interfaces.family import Options
 from stdet.structures import Annotation, Sample
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a data set that can't be used as it is.
+
+    Attributes:
+        kind: what is wrong, a plural noun that never changes, such as `missing images`; `stdet data check` knows it.
+        where: the first one: file, line or entry, and what it says.
+        count: how many.
+    """
+
+    kind: str
+    where: str
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,8 @@ class DatasetRequest:
         class_names: classes in label order; None takes them from the annotations.
         on_bad_data: `error` stops at the first unusable file, `skip` leaves it out, with one warning that counts.
         options: the reader's own options, validated.
+        on_fault: when given, receives every fault, and the reader neither stops nor warns: it leaves out what can't be
+            used, but keeps images that are missing when their size is known. Faults are told on every open.
     """
 
     split: str
@@ -34,6 +52,7 @@ class DatasetRequest:
     class_names: tuple[str, ...] | None = None
     on_bad_data: Literal["error", "skip"] = "error"
     options: Options | None = None
+    on_fault: Callable[[Fault], object] | None = None
 
 
 class DetectionDataset(ABC):
