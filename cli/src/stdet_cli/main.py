@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stdet.errors import ConfigError
+from stdet_cli import data
 from stdet_cli.session import session
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check, show and explain config files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+app.add_typer(data.app, name="data")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file")]
 Overrides = Annotated[

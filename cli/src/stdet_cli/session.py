@@ -64,11 +64,12 @@ class Session:
         self.close()
         if self._as_json:
             self.document(result.document)
-        if self._as_json or not self._main:
-            return
-        for table in result.tables:
-            self.table(table.title, table.columns, table.rows)
-        sys.stdout.write(f"everything is in {result.run_dir}\n")
+        elif self._main:
+            for table in result.tables:
+                self.table(table.title, table.columns, table.rows)
+            sys.stdout.write(f"everything is in {result.run_dir}\n")
+        if result.failed:
+            sys.exit(2)
 
     def records(self, items: Sequence[Any], columns: list[str]) -> None:
         """Dataclass instances as rows; a column that no row fills is left out."""

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from stdet.artifacts import atomic_path, cache_folder, sha256_file, write_bytes, write_json, write_text
+from stdet.artifacts import atomic_folder, atomic_path, cache_folder, sha256_file, write_bytes, write_json, write_text
 from stdet.errors import ArtifactError
 
 
@@ -91,3 +91,25 @@ def test_the_cache_folder_is_the_users_choice_else_the_platforms(monkeypatch: py
     assert cache_folder() == Path("/var/caches/stdet")
     monkeypatch.setenv("STDET_CACHE", "~/elsewhere")
     assert cache_folder() == Path("/home/somebody/elsewhere")
+
+
+def test_a_folder_is_there_when_it_is_complete_and_never_replaces_one(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with atomic_folder(target) as folder:
+        (folder / "x.txt").write_text("x")
+        assert not target.exists()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o777 & ~umask
+    assert [p.name for p in target.iterdir()] == ["x.txt"]
+    with pytest.raises(ArtifactError, match="exists already"), atomic_folder(target):
+        pass
+
+    def is_stopped() -> None:
+        with atomic_folder(tmp_path / "deep" / "half") as folder:
+            (folder / "x.txt").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        is_stopped()
+    assert list((tmp_path / "deep").iterdir()) == [target]

@@ -86,3 +86,13 @@ def test_a_name_that_the_installed_version_lacks_asks_for_a_newer_one() -> None:
 
 def test_every_kind_has_a_row_in_the_table_of_our_own_names() -> None:
     assert set(PROVIDED_BY) == set(KINDS)
+
+
+def test_a_writer_is_found_by_its_format_and_a_format_without_one_names_those_that_have() -> None:
+    catalogue = Catalogue(
+        [entry("flat", kind="datasets"), entry("tall", kind="datasets", writer="collections:Counter")]
+    )
+    assert catalogue.writer("tall") is Counter
+    with pytest.raises(PluginError, match="no data set can be written as `flat`") as caught:
+        catalogue.writer("flat")
+    assert "tall" in caught.value.hint

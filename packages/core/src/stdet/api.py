@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stdet.artifacts import write_text
 from stdet.errors import ConfigError
@@ -51,11 +51,13 @@ class RunResult:
     run_dir: the folder that holds everything the run wrote.
     document: the same facts for programs, JSON-able.
     tables: for people.
+    failed: whether the command shall end with code 2, as `data check` does on errors in the data.
     """
 
     run_dir: Path
     document: dict[str, Any]
     tables: list[Table]
+    failed: bool = False
 
 
 @functools.cache
@@ -208,3 +210,92 @@ def demo(output: Path, reporter: Reporter) -> RunResult:
 
     config = load_text(DEMO_CONFIG, "demo", [f"hydra.run.dir={json.dumps(str(output))}"], _plugins()[0])
     return run(config, reporter)
+
+
+# --- data tools --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """One split of a data set, for who has no config at hand.
+
+    Attributes:
+        format: registered reader.
+        images, annotations, names: what `dataset.<split>_images_path`, `_annotations_path` and `_split` would say.
+        split: what to call it.
+    """
+
+    format: str | None = None
+    images: Path | None = None
+    annotations: Path | None = None
+    names: Path | None = None
+    split: str | None = None
+
+    def overrides(self) -> list[str]:
+        """The same as `key=value`."""
+        split = self.split or "train"
+        keys = {
+            "dataset_name": self.format,
+            f"{split}_images_path": self.images,
+            f"{split}_annotations_path": self.annotations,
+            f"{split}_split": self.names,
+        }
+        return [f"dataset.{key}={json.dumps(str(value))}" for key, value in keys.items() if value is not None]
+
+
+def load_data_config(path: Path | None, overrides: Sequence[str] = (), paths: DataPaths | None = None) -> Config:
+    """A config for the data tools, which need no operation mode and no key that they don't use.
+
+    Args:
+        path: YAML file; None, or itself a `key=value`, when there is none.
+        overrides: `key=value`, applied on top of the file.
+        paths: applied on top of both.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    from stdet.config import DATA_MODE, load, load_text
+
+    given = [*overrides, *(paths.overrides() if paths else ())]
+    if path is not None and "=" in path.name and not path.exists():
+        path, given = None, [str(path), *given]
+    if path is not None:
+        return load(path, given, _plugins()[0], operation_mode=DATA_MODE)
+    return load_text("", "command line", given, _plugins()[0], operation_mode=DATA_MODE)
+
+
+def write_data(
+    config: Config,
+    reporter: Reporter,
+    output: Path,
+    *,
+    to: str | None = None,
+    image_files: Literal["reference", "link", "copy"] = "reference",
+    split: str | None = None,
+    **selection: Any,
+) -> RunResult:
+    """Write the data set of a config, or the selected part of it, in another format or the same.
+
+    Args:
+        output: folder; must not exist yet.
+        to: registered format; the source's own when None.
+        image_files: whether images stay where they are, or are hard-linked or copied into `output`.
+        split: only this one; None takes every split that the config names.
+        selection: see `stdet.datatools.write.Selection`.
+
+    Raises:
+        StdetError: see `stdet.datatools.write.write_dataset`; nothing is written then.
+    """
+    from stdet.build import Builder
+    from stdet.datatools.sources import splits_of
+    from stdet.datatools.write import Output, Selection, write_dataset
+
+    builder = Builder(config, _plugins()[0])
+    splits = (split,) if split else splits_of(builder)
+    target = Output(output, to or config.dataset.dataset_name, image_files)
+    document = write_dataset(builder, splits, Selection(**selection), target, reporter)
+    rows = [
+        [name, str(s["images"]), str(s["boxes"]), str(s["ignored"]), s["annotations_path"]]
+        for name, s in document["splits"].items()
+    ]
+    return RunResult(output, document, [Table("written", ["split", "images", "boxes", "ignored", "annotations"], rows)])

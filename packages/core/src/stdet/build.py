@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from stdet.data.preprocess import normalize, prepare
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.trainer import TrainSettings
 from stdet.errors import ConfigError, DataError, ModelError
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.interfaces.deploy import CalibrationData, DeployTarget
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
@@ -58,8 +58,13 @@ class Builder:
             raise DataError(f"dataset.classes_file_path {section.classes_file_path} names no class")
         return names
 
-    def dataset(self, split: str, class_names: tuple[str, ...] | None) -> DetectionDataset:
-        """The images and annotations of `train`, `val` or `test`."""
+    def dataset(
+        self,
+        split: str,
+        class_names: tuple[str, ...] | None,
+        on_fault: Callable[[Fault], object] | None = None,
+    ) -> DetectionDataset:
+        """The images and annotations of `train`, `val` or `test`; see `DatasetRequest` for the rest."""
         section = self.config.dataset
         request = DatasetRequest(
             split=split,
@@ -69,6 +74,7 @@ class Builder:
             class_names=class_names,
             on_bad_data=section.on_bad_data,
             options=self.config.options.reader,
+            on_fault=on_fault,
         )
         return self.catalogue.build("datasets", section.dataset_name, request)
 
@@ -79,9 +85,12 @@ class Builder:
             return "test"
         return "val"
 
-    def image_folder(self, split: str, folder: Path) -> DetectionDataset:
+    def image_folder(
+        self, split: str, folder: Path, on_fault: Callable[[Fault], object] | None = None
+    ) -> DetectionDataset:
         """All images of a folder, without annotations."""
-        request = DatasetRequest(split=split, images_path=folder, on_bad_data=self.config.dataset.on_bad_data)
+        bad = self.config.dataset.on_bad_data
+        request = DatasetRequest(split=split, images_path=folder, on_bad_data=bad, on_fault=on_fault)
         return self.catalogue.build("datasets", "folder", request)
 
     # --- model -------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class Entry:
         distribution, version: who brought it.
         options: `"module:Class"` of its config keys, or None.
         family: for models, `"module:NAME"` of the `ModelFamily`.
+        writer: for data sets, `"module:Class"` of the `DatasetWriter` of the format, or None.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Entry:
     version: str
     options: str | None = None
     family: str | None = None
+    writer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,18 @@ class Catalogue:
         """The `ModelFamily` of a model."""
         entry = self.entry("models", model_name)
         return _resolve(entry, entry.family or "")
+
+    def writer(self, name: str) -> Any:
+        """The `DatasetWriter` class of a data set format.
+
+        Raises:
+            PluginError: as `entry`, or nobody can write the format.
+        """
+        entry = self.entry("datasets", name)
+        if entry.writer is None:
+            able = ", ".join(e.name for e in self.entries("datasets") if e.writer)
+            raise PluginError(f"no data set can be written as `{name}`", f"formats with a writer: {able or 'none'}")
+        return _resolve(entry, entry.writer)
 
     def families(self) -> dict[str, Any]:
         """Every installed family, by its `model_type`. One that can't be imported is left out with a warning: whoever

@@ -233,3 +233,13 @@ def test_mmengines_own_registry_can_not_import_what_it_is_asked_for(tmp_path: Pa
     (tmp_path / "acme_evil" / "registry.py").write_text("")
     done = subprocess.run([sys.executable, "-c", FENCE], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.strip() == "fenced", done.stderr
+
+
+def test_a_reader_may_bring_a_writer_and_no_other_kind_may(plant: Plant, load: Load) -> None:
+    hook = "\n@hookimpl\ndef stdet_register_{}(register):\n    register('x', 'collections:Counter', 's', writer={!r})\n"
+    plant("good", HEAD + hook.format("datasets", "collections:OrderedDict"))
+    plant("vague", HEAD + hook.format("datasets", "OrderedDict"))
+    plant("wrong", HEAD + hook.format("schedulers", "collections:OrderedDict"))
+    catalogue, states = load()
+    assert catalogue.entry("datasets", "x").writer == "collections:OrderedDict"
+    assert (states["vague"].state, states["wrong"].state) == ("broken", "broken")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stdet.errors import DataError, StdetError
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.dataset import DatasetRequest, DatasetWriter, DetectionDataset, WriteRequest, WrittenSplit
 from stdet.interfaces.deploy import BenchReport, DeployTarget
 from stdet.interfaces.detector import Candidates, Detector
 from stdet.interfaces.family import ModelFamily, Options
@@ -126,13 +127,40 @@ class LosesStateOnSaving(ToyDetector):
         return None
 
 
+class Writer(DatasetWriter):
+    """One JSON list of the labels of each image."""
+
+    def __init__(self, request: WriteRequest) -> None:
+        super().__init__(request)
+        self.rows: list[list[int]] = []
+
+    @property
+    def images_folder(self) -> Path:
+        return self.request.folder
+
+    def add(self, name: str, annotation: Annotation) -> None:
+        self.rows.append(annotation.labels.tolist())
+
+    def finish(self) -> WrittenSplit:
+        path = self.request.folder / "labels.json"
+        path.write_text(json.dumps(self.rows))
+        return WrittenSplit(path)
+
+
+class WritesTheFirstClassOnly(Writer):
+    def add(self, name: str, annotation: Annotation) -> None:
+        self.rows.append([0] * len(annotation.labels))
+
+
 class Dataset(DetectionDataset):
     class_names = ("a", "b")
     box = (2, 3, 10, 12)
     dtype: Any = np.uint8
+    writer = Writer
 
     def __init__(self, request: DatasetRequest) -> None:
-        pass
+        path = request.annotations_path
+        self.labels = json.loads(path.read_text()) if path else [[1], [1]]
 
     def __len__(self) -> int:
         return 2
@@ -143,10 +171,15 @@ class Dataset(DetectionDataset):
     def annotation(self, index: int) -> Annotation:
         boxes = np.array([self.box], np.float32)
         areas = np.array([72], np.float32)
-        return Annotation(self.image_id(index), None, 20, 30, boxes, np.array([1]), np.array([False]), areas)
+        labels = np.array(self.labels[index])
+        return Annotation(self.image_id(index), None, 20, 30, boxes, labels, np.array([False]), areas)
 
     def read_image(self, index: int) -> np.ndarray:
         return np.zeros((20, 30, 3), self.dtype)
+
+
+class LosesAClassInWriting(Dataset):
+    writer = WritesTheFirstClassOnly
 
 
 class GivesFloatImages(Dataset):
@@ -322,6 +355,7 @@ FORWARD = "forward_is_the_same_graph_in_training_and_evaluation"
 LOSS = "losses_are_finite_and_reach_the_weights_with_and_without_boxes"
 DECODED = "decoded_boxes_and_scores_have_their_shapes_and_ranges"
 ANNOTATIONS = "annotations_fit_their_images"
+WRITER = "the_formats_writer_if_it_has_one_gives_back_boxes_and_classes"
 ARGUMENT = "the_argument_is_left_alone"
 WELL_FORMED = "samples_stay_well_formed"
 RATES = "rates_are_finite_scale_with_the_base_and_depend_on_the_step_alone"
@@ -346,6 +380,7 @@ FAULTS: list[tuple[str, type, str, type[Exception]]] = [
     ("datasets", HasAnEmptyBox, ANNOTATIONS, AssertionError),
     ("datasets", RepeatsAnImageId, ANNOTATIONS, AssertionError),
     ("datasets", HasALabelWithoutClass, ANNOTATIONS, AssertionError),
+    ("datasets", LosesAClassInWriting, WRITER, AssertionError),
     ("transforms", WritesToItsArgument, ARGUMENT, AssertionError),
     ("transforms", MovesTheBoxesInPlace, ARGUMENT, AssertionError),
     ("transforms", HasItsOwnRandomness, "the_generator_alone_decides", AssertionError),
@@ -374,7 +409,9 @@ def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
         module = ModuleType("planted")
         module.Component, module.FAMILY = component, FAMILY  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "planted", module)
-        entry = Entry(kind, "component", "planted:Component", "", "acme", "1", None, "planted:FAMILY")
+        entry = Entry(
+            kind, "component", "planted:Component", "", "acme", "1", None, "planted:FAMILY", "planted:Component.writer"
+        )
         catalogue = Catalogue([entry])
         monkeypatch.setattr(contracts, "_catalogue", lambda: catalogue)
         method = getattr(CONTRACTS[kind][0](), f"test_{test}")

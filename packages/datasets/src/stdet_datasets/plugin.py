@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from stdet.plugins import hookimpl
-from stdet.plugins.hookspecs import Register
+from stdet.plugins.hookspecs import Register, RegisterDataset
 
 STDET_API_VERSION = 1
 
 
 @hookimpl
-def stdet_register_datasets(register: Register) -> None:
-    register("coco", "stdet_datasets.coco:CocoDataset", "COCO JSON annotations")
-    register("voc", "stdet_datasets.voc:VocDataset", "Pascal VOC: one XML an image, split lists")
+def stdet_register_datasets(register: RegisterDataset) -> None:
+    writers = "stdet_datasets.writers"
+    register("coco", "stdet_datasets.coco:CocoDataset", "COCO JSON annotations", writer=f"{writers}:CocoWriter")
+    register(
+        "voc",
+        "stdet_datasets.voc:VocDataset",
+        "Pascal VOC: one XML an image, split lists",
+        writer=f"{writers}:VocWriter",
+    )
     register("folder", "stdet_datasets.folder:FolderDataset", "all images of a folder, without annotations")
     register(
         "synthetic",

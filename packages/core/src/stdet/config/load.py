@@ -23,6 +23,8 @@ from stdet.structures import COLOR_CHANNELS, Preprocess
 TRAINING_MODES = ("training", "chain_tqe", "chain_tqeb")
 EVALUATING_MODES = ("evaluation", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb")
 QUANTIZING_MODES = ("quantization", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb", "chain_qb")
+DATA_MODE = "data"
+"""Stands for the operation mode where a data tool reads a config: no stage runs, so no key is needed for one."""
 SPLIT_KEYS = ("train_split", "val_split", "test_split")
 FORCED_AUGMENTATION_EPOCHS = 4
 """Without a `no_aug_epochs` of its own, a short run keeps strong augmentation for three quarters of its epochs."""
@@ -111,7 +113,7 @@ def load(
 
     Args:
         overrides: `key=value` each, on top of the file.
-        operation_mode: replaces the file's.
+        operation_mode: replaces the file's; `DATA_MODE` for the data tools.
         now: time for `${now:...}`; the present when None.
 
     Raises:
@@ -134,18 +136,21 @@ def load_text(
     now: datetime | None = None,
 ) -> Config:
     """As `load`, from text; `name` stands for the file in messages."""
-    given = list(overrides) if operation_mode is None else [*overrides, f"operation_mode={operation_mode}"]
+    given = list(overrides)
+    if operation_mode not in (None, DATA_MODE):
+        given.append(f"operation_mode={operation_mode}")
     now = now or datetime.now()
-    return _Checker(read_source(text, name, given, now), catalogue, now).check()
+    return _Checker(read_source(text, name, given, now), catalogue, now, operation_mode == DATA_MODE).check()
 
 
 class _Checker:
     """Collects every problem of one config, and builds the result when there is none."""
 
-    def __init__(self, source: Source, catalogue: Catalogue, now: datetime) -> None:
+    def __init__(self, source: Source, catalogue: Catalogue, now: datetime, data_only: bool) -> None:
         self._source = source
         self._catalogue = catalogue
         self._now = now
+        self._data_only = data_only
         self._problems: list[Problem] = list(source.problems)
         self._notes: list[str] = []
         self._raw: dict[str, dict[str, Any]] = {}
@@ -175,6 +180,8 @@ class _Checker:
     # --- the parts -------------------------------------------------------------------------------------------------
 
     def _operation_mode(self) -> str:
+        if self._data_only:
+            return DATA_MODE
         mode, allowed = self._source.tree.get("operation_mode"), get_args(sections.OperationMode)
         if mode is None:
             self._problem("operation_mode", "missing", ", ".join(allowed))
@@ -418,7 +425,8 @@ class _Checker:
 
     def _check_model(self, mode: str, family: ModelFamily | None, built: dict[str, Any]) -> None:
         model, dataset, preprocessing = built["model"], built["dataset"], built["preprocessing"]
-        if model.model_name is None and (mode in TRAINING_MODES or model.model_path is None):
+        needed = mode in TRAINING_MODES or (mode != DATA_MODE and model.model_path is None)
+        if model.model_name is None and needed:
             self._problem("model.model_name", f"missing; {mode} needs it", ", ".join(self._catalogue.names("models")))
         if mode in TRAINING_MODES and model.model_path is not None and model.model_path.suffix == ".onnx":
             self._problem("model.model_path", f"an ONNX file can't be trained; found {str(model.model_path)!r}")

@@ -1,10 +1,10 @@
-"""The contract of a data set reader. Checked by `stdet.testing.DatasetContract`."""
+"""The contracts of a data set reader, checked by `stdet.testing.DatasetContract`, and of a writer of its format."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -82,3 +82,62 @@ class DetectionDataset(ABC):
         a = self.annotation(index)
         keep = ~a.ignore
         return Sample(lambda: self.read_image(index), a.boxes[keep], a.labels[keep], (a.height, a.width))
+
+
+@dataclass(frozen=True)
+class WriteRequest:
+    """What a writer shall write: one split of a data set.
+
+    Attributes:
+        folder: where everything goes; it exists. The other splits are written into it too.
+        split: `train`, `val` or `test`.
+        class_names: classes in label order.
+    """
+
+    folder: Path
+    split: str
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WrittenSplit:
+    """What a writer has written.
+
+    Attributes:
+        annotations_path, split_path: what a `DatasetRequest` for the reader of the same name needs.
+        lost: what the format can't say, a sentence each, such as `3 areas of masks`, with the number.
+    """
+
+    annotations_path: Path
+    split_path: Path | None = None
+    lost: dict[str, int] = field(default_factory=dict)
+
+
+class DatasetWriter(ABC):
+    """Writes one split image by image, and keeps no more of it in memory than a line an image.
+
+    Reading it back gives the same boxes and classes: `DatasetContract` checks it for every reader with a writer.
+    """
+
+    def __init__(self, request: WriteRequest) -> None:
+        self.request = request
+
+    @property
+    @abstractmethod
+    def images_folder(self) -> Path:
+        """Where the format wants the images of the split to be, inside `request.folder`."""
+
+    @abstractmethod
+    def add(self, name: str, annotation: Annotation) -> None:
+        """Write what is known of an image.
+
+        Args:
+            name: of the image file, inside its folder.
+
+        Raises:
+            DataError: the format can't have an image of this name beside the others.
+        """
+
+    @abstractmethod
+    def finish(self) -> WrittenSplit:
+        """Write the rest and close the files."""

@@ -31,13 +31,23 @@ class Register(Protocol):
         """
 
 
+class RegisterDataset(Protocol):
+    def __call__(
+        self, name: str, target: str, summary: str, *, options: str | None = None, writer: str | None = None
+    ) -> None:
+        """Args:
+        name, target, summary, options: as `Register`.
+        writer: `"module:Class"` of a `stdet.interfaces.dataset.DatasetWriter` that writes what the reader reads.
+        """
+
+
 @hookspec
 def stdet_register_models(register: RegisterModel) -> None:
     """Detectors."""
 
 
 @hookspec
-def stdet_register_datasets(register: Register) -> None:
+def stdet_register_datasets(register: RegisterDataset) -> None:
     """Readers; a target is called as `target(request: DatasetRequest) -> DetectionDataset`; options extend `dataset`."""
 
 

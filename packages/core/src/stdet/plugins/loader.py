@@ -102,22 +102,29 @@ def _registrations(module: ModuleType, distribution: str, version: str) -> list[
 def _stager(kind: str, distribution: str, version: str, staged: list[Entry]) -> Callable[..., None]:
     """The `register` function that a hook is given."""
 
-    def stage(name: str, target: str, summary: str, options: str | None, family: str | None) -> None:
+    def stage(name: str, target: str, summary: str, **targets: str | None) -> None:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"{name!r} is no name: a text without `/`, which stands between distribution and name")
         if not isinstance(summary, str):
             raise ValueError(f"the summary of `{name}` is {summary!r}, not a text")
-        for text in (target, *(t for t in (options, family) if t is not None)):
+        for text in (target, *(t for t in targets.values() if t is not None)):
             if not isinstance(text, str) or text.count(":") != 1 or not all(text.split(":")):
                 raise ValueError(f'`{name}` is registered with {text!r}; a target is a string "module:attribute"')
         if any(e.kind == kind and e.name == name for e in staged):
             raise ValueError(f"`{name}` is registered twice")
-        staged.append(Entry(kind, name, target, summary, distribution, version, options, family))
+        staged.append(Entry(kind, name, target, summary, distribution, version, **targets))
 
     def register_model(name: str, target: str, summary: str, *, family: str) -> None:
-        stage(name, target, summary, None, family)
+        stage(name, target, summary, family=family)
+
+    def register_dataset(
+        name: str, target: str, summary: str, *, options: str | None = None, writer: str | None = None
+    ) -> None:
+        stage(name, target, summary, options=options, writer=writer)
 
     def register(name: str, target: str, summary: str, *, options: str | None = None) -> None:
-        stage(name, target, summary, options, None)
+        stage(name, target, summary, options=options)
 
-    return register_model if kind == "models" else register
+    if kind == "models":
+        return register_model
+    return register_dataset if kind == "datasets" else register

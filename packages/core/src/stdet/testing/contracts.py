@@ -14,7 +14,7 @@ import torch
 
 from stdet.errors import StdetError
 from stdet.export.onnx import simplify
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, WriteRequest
 from stdet.interfaces.deploy import DeployTarget
 from stdet.interfaces.detector import Detector, Targets
 from stdet.interfaces.family import ModelFamily, Options
@@ -173,6 +173,31 @@ class DatasetContract:
             assert np.all(a.boxes <= [a.width, a.height] * 2)
             assert len(dataset.sample(index).labels) == int((~a.ignore).sum())
         assert len(ids) == min(len(dataset), 8)
+
+    def test_the_formats_writer_if_it_has_one_gives_back_boxes_and_classes(self, tmp_path: Any) -> None:
+        if _catalogue().entry("datasets", self.name).writer is None:
+            return
+        dataset = _catalogue().build("datasets", self.name, self.request(tmp_path))
+        folder = tmp_path / "written"
+        folder.mkdir()
+        writer = _catalogue().writer(self.name)(WriteRequest(folder, "train", dataset.class_names))
+        writer.images_folder.mkdir(parents=True, exist_ok=True)
+        for index in range(len(dataset)):
+            path = dataset.annotation(index).path
+            if path is not None:
+                (writer.images_folder / path.name).write_bytes(path.read_bytes())
+            writer.add(path.name if path else f"{index}.png", dataset.annotation(index))
+        done = writer.finish()
+        assert done.annotations_path.is_relative_to(folder)
+        request = DatasetRequest(
+            "train", writer.images_folder, done.annotations_path, done.split_path, dataset.class_names
+        )
+        again = _catalogue().build("datasets", self.name, request)
+        assert len(again) == len(dataset)
+        for index in range(len(dataset)):
+            one, other = dataset.annotation(index), again.annotation(index)
+            assert np.allclose(one.boxes, other.boxes, atol=1e-4)
+            assert one.labels.tolist() == other.labels.tolist()
 
 
 class TransformContract:
