@@ -15,7 +15,7 @@ from stdet.structures import Preprocess, Sample
 from stdet_datasets import ssd_recipe
 from stdet_datasets.geometry import out_of_view, paste, random_affine, shift, warp_boxes
 from stdet_datasets.options import YoloxAugmentation
-from stdet_datasets.ssd_recipe import SsdRecipe, _iou_with, distort, expansion, iou_crop
+from stdet_datasets.ssd_recipe import SsdRecipe, _ious, distort, expansion, iou_crop
 from stdet_datasets.yolox_recipe import YoloxRecipe, change_hsv
 
 PREPROCESS = Preprocess(160, 160, "letterbox", pad_value=0)
@@ -79,7 +79,7 @@ def test_a_turned_box_surrounds_the_turned_pixels(seed: int) -> None:
     matrix = shift(80, 80) @ turn @ shift(-100, -60)
     sample = painted(seed)
     canvas = np.zeros((160, 160, 3), np.uint8)
-    paste(sample.image, canvas, matrix)
+    paste(sample, canvas, matrix)
     hull = np.clip(warp_boxes(sample.boxes, matrix)[0], 0, 160)
     seen = extent(canvas)
     if seen is None:
@@ -146,20 +146,35 @@ def test_the_colours_of_fill_are_not_distorted() -> None:
     assert 8 <= filled <= 22  # half of the images are expanded, and hardly one of those reaches all four corners
 
 
-def test_a_mosaic_shows_its_middle_where_four_images_meet() -> None:
-    def filled(value: int) -> Sample:
-        whole = np.array([[0, 0, 160, 160]], np.float32)
-        return Sample(np.full((160, 160, 3), value, np.uint8), whole, np.zeros(1, np.int64))
-
-    values = iter([80, 120, 200])
-    made = YoloxRecipe(YoloxAugmentation(**PLAIN | {"mosaic_prob": 1.0}))(
-        filled(255), context(3, lambda: filled(next(values)))
+def filled(value: int) -> Sample:
+    """A square image of one grey, with a box around all of it."""
+    return Sample(
+        np.full((160, 160, 3), value, np.uint8), np.array([[0, 0, 160, 160]], np.float32), np.zeros(1, np.int64)
     )
-    assert {255, 80, 120, 200} <= set(np.unique(made.image))
-    assert len(made.labels) == 4
-    for value, box in zip((255, 80, 120, 200), made.boxes, strict=True):
-        exact = np.array([np.flatnonzero((made.image[..., 0] == value).any(axis))[[0, -1]] for axis in (0, 1)])
-        np.testing.assert_allclose(box, [exact[0, 0], exact[1, 0], exact[0, 1] + 1, exact[1, 1] + 1], atol=2)
+
+
+def test_a_mosaic_joins_four_images_that_meet_between_a_quarter_and_three_quarters() -> None:
+    recipe = YoloxRecipe(YoloxAugmentation(**PLAIN | {"mosaic_scale": (0.5, 0.5)}))  # the whole of its canvas in view
+    meets = []
+    for seed in range(40):
+        values = iter([80, 120, 200])
+        made = recipe(filled(255), context(seed, lambda values=values: filled(next(values))))  # type: ignore[misc]
+        assert len(made.labels) == 4
+        for value, box in zip((255, 80, 120, 200), made.boxes, strict=True):
+            exact = np.array([np.flatnonzero((made.image[..., 0] == value).any(axis))[[0, -1]] for axis in (0, 1)])
+            np.testing.assert_allclose(box, [exact[0, 0], exact[1, 0], exact[0, 1] + 1, exact[1, 1] + 1], atol=1.5)
+        meets.append(made.boxes[0, 2:])
+    assert 40 <= np.min(meets) < 50
+    assert 110 < np.max(meets) <= 120
+
+
+def test_at_full_scale_a_mosaic_shows_its_top_left_as_the_reference_does() -> None:
+    recipe = YoloxRecipe(YoloxAugmentation(**PLAIN))
+    small, large = (
+        YoloxRecipe(YoloxAugmentation(**PLAIN | {"mosaic_scale": (s, s)}))(filled(255), context(3)) for s in (0.5, 1.0)
+    )
+    np.testing.assert_allclose(large.boxes[0], np.clip(small.boxes[0] * 2, 0, 160), atol=1e-3)
+    assert all(len(recipe(filled(255), context(seed)).labels) == 1 for seed in range(20))
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
@@ -292,7 +307,7 @@ def test_shrinking_a_lot_does_not_alias() -> None:
     stripes = np.zeros((400, 400, 3), np.uint8)
     stripes[:, ::2] = 255
     canvas = np.zeros((80, 80, 3), np.uint8)
-    paste(stripes, canvas, np.diag([0.2, 0.2, 1.0]))
+    paste(Sample(stripes, painted().boxes[:0], painted().labels[:0]), canvas, np.diag([0.2, 0.2, 1.0]))
     assert abs(float(canvas[10:70, 10:70].mean()) - 127.5) < 4
     naive = stripes[2::5, 2::5]
     assert canvas[10:70, 10:70].std() < naive.std() / 4
@@ -325,7 +340,7 @@ def test_the_iou_crop_enforces_what_it_drew(monkeypatch: pytest.MonkeyPatch) -> 
         assert x * y / (np.prod(crop[2:] - crop[:2]) + 100 * 70 - x * y) >= 0.5
         cut += crop.tolist() != [0, 0, 160, 120]
     assert cut == 30
-    assert _iou_with(np.array([0, 0, 10, 10.0]), np.array([[5, 0, 15, 10.0]]))[0] == pytest.approx(1 / 3)
+    assert _ious(np.array([[0, 0, 10, 10.0]]), np.array([[5, 0, 15, 10.0]]))[0, 0] == pytest.approx(1 / 3)
 
 
 def test_the_photometric_part_stays_in_range_and_changes_colours() -> None:

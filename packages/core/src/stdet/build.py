@@ -72,11 +72,15 @@ class Builder:
             annotations_path=getattr(section, f"{split}_annotations_path"),
             split_path=getattr(section, f"{split}_split"),
             class_names=class_names,
+            keep_alpha=self._keep_alpha(),
             on_bad_data=section.on_bad_data,
             options=self.config.options.reader,
             on_fault=on_fault,
         )
         return self.catalogue.build("datasets", section.dataset_name, request)
+
+    def _keep_alpha(self) -> bool:
+        return self.config.family is not None and preprocess_of(self.config).color_mode == "rgba"
 
     def evaluation_split(self) -> str:
         """`test` when the config has a test set, else `val`."""

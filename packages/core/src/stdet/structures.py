@@ -166,7 +166,7 @@ class Sample:
         labels: int64 (N,).
     """
 
-    __slots__ = ("_image", "_read", "boxes", "height", "labels", "width")
+    __slots__ = ("_image", "_read", "_read_reduced", "boxes", "height", "labels", "width")
 
     _image: np.ndarray | None
     _read: Callable[[], np.ndarray] | None
@@ -177,11 +177,14 @@ class Sample:
         boxes: np.ndarray,
         labels: np.ndarray,
         size: tuple[int, int] | None = None,
+        read_reduced: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         """Args:
         image: uint8 (H, W, C), channels R, G, B (, A), or a function that returns it (then `size` is needed).
         size: (height, width), pixels.
+        read_reduced: a cheaper function for a small image, as `DetectionDataset.read_reduced`.
         """
+        self._read_reduced = read_reduced
         if callable(image):
             if size is None:
                 raise ValueError("a lazily read image needs its size")
@@ -200,6 +203,18 @@ class Sample:
             assert self._read is not None
             self._image = self._read()
         return self._image
+
+    def reduced(self, scale: float) -> tuple[np.ndarray, int]:
+        """The image for one who will shrink it to `scale` of its sides or less: perhaps averaged down already.
+
+        Returns:
+            uint8 (H, W, C), not to be written to, and the factor f (1, 2, 4, 8; f * scale <= 1) that it is reduced by.
+        """
+        factor = next((f for f in (8, 4, 2) if f * scale <= 1), 1)
+        if factor == 1 or self._read_reduced is None or self._image is not None:
+            return self.image, 1
+        image = self._read_reduced(factor)
+        return image, 1 if image.shape[:2] == (self.height, self.width) else factor
 
 
 @dataclass(frozen=True)

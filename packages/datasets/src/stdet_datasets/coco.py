@@ -84,7 +84,9 @@ class CocoDataset(PackedDataset):
         rows = kept[owner]
         counts = np.bincount(owner[rows], minlength=len(images))[kept]
         paths = [image.file_name for image, use in zip(images, usable, strict=True) if use]
-        super().__init__(folder, names, paths, ids[kept], sizes[kept], counts, objects[rows])
+        super().__init__(
+            folder, names, paths, ids[kept], sizes[kept], counts, objects[rows], keep_alpha=request.keep_alpha
+        )
 
 
 def _read(path: Path) -> _Instances:

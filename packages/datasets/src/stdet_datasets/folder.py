@@ -41,4 +41,5 @@ class FolderDataset(PackedDataset):
             np.array(sizes, np.int32).reshape(-1, 2),
             np.zeros(count, np.int64),
             Objects.none(),
+            keep_alpha=request.keep_alpha,
         )

@@ -7,7 +7,8 @@ import math
 import cv2
 import numpy as np
 
-from stdet.structures import Preprocess
+from stdet.data.preprocess import reduce_first
+from stdet.structures import Preprocess, Sample
 
 MIN_BOX_PX = 1.0
 """Boxes whose smaller side is not above this after a transform are dropped."""
@@ -45,10 +46,10 @@ def shift(x: float, y: float) -> np.ndarray:
 
 def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """float32 (N, 4) xyxy: the upright hull of each box's four mapped corners."""
-    x1, y1, x2, y2 = boxes.T
-    corners = np.stack([np.stack([x1, y1]), np.stack([x2, y1]), np.stack([x2, y2]), np.stack([x1, y2])])  # 4, 2, N
-    mapped = np.einsum("ij,kjn->kin", matrix[:2, :2], corners) + matrix[:2, 2][None, :, None]
-    return np.concatenate([mapped.min(0), mapped.max(0)]).T.astype(np.float32)
+    linear = matrix[:2, :2].T
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 @ linear + matrix[:2, 2]
+    halves = (boxes[:, 2:] - boxes[:, :2]) / 2 @ np.abs(linear)
+    return np.concatenate([centres - halves, centres + halves], 1).astype(np.float32)
 
 
 def clip_boxes(boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -69,50 +70,50 @@ def input_scale(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, f
 
 
 def paste(
-    image: np.ndarray,
+    tile: Sample,
     canvas: np.ndarray,
     matrix: np.ndarray,
-    region: np.ndarray | None = None,
+    region: tuple[float, float, float, float] | None = None,
     interpolation: str = "bilinear",
 ) -> None:
-    """Warp uint8 (H, W, C) `image` by `matrix` straight into `canvas`, leaving the canvas as it is elsewhere.
+    """Warp a sample's image by `matrix` straight into `canvas`, leaving the canvas as it is elsewhere.
 
     The map is in pixel-edge coordinates. A side that shrinks to less than half is averaged down first: one warp alone
-    would alias. An alpha channel that the canvas hasn't is left out.
+    would alias. An alpha channel that the canvas hasn't is left out; one that the image hasn't is opaque.
 
     Args:
+        canvas: uint8 (H, W, 3 or 4).
         region: part of the image to paste, (x1, y1, x2, y2) in its pixels; all of it when None.
         interpolation: `nearest`, `bicubic`, else bilinear.
     """
+    scale_x, scale_y = np.hypot(matrix[0, :2], matrix[1, :2]).tolist()
+    image, factor = tile.reduced(max(scale_x, scale_y))
+    matrix = matrix @ np.diag([factor, factor, 1.0])
     if region is not None:
-        x1, y1, x2, y2 = (int(v) for v in region)
+        x1, y1, x2, y2 = (int(v / factor) for v in region)
         image, matrix = image[y1:y2, x1:x2], matrix @ shift(x1, y1)
     if 0 in image.shape[:2]:
         return
-    reduced = reduce_first(image[..., : canvas.shape[2]], *np.hypot(matrix[0, :2], matrix[1, :2]).tolist())
-    matrix = matrix @ np.diag([image.shape[1] / reduced.shape[1], image.shape[0] / reduced.shape[0], 1.0])
+    height, width = image.shape[:2]
+    image = reduce_first(image, scale_x * factor, scale_y * factor)
+    matrix = matrix @ np.diag([width / image.shape[1], height / image.shape[0], 1.0])
+    if image.shape[2] != canvas.shape[2]:
+        image = image[..., :3] if canvas.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    # Only the part of the canvas that the image reaches is warped.
+    hull = warp_boxes(np.array([[0, 0, image.shape[1], image.shape[0]]], np.float64), matrix)[0].tolist()
+    left, top = (max(0, math.floor(v)) for v in hull[:2])
+    right, bottom = (min(side, math.ceil(v)) for side, v in zip(canvas.shape[1::-1], hull[2:], strict=True))
+    if left >= right or top >= bottom:
+        return
     # OpenCV maps pixel centres; ours are half a pixel inside the edges.
-    centred = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)
+    centred = shift(-0.5 - left, -0.5 - top) @ matrix @ shift(0.5, 0.5)
     cv2.warpAffine(
-        np.ascontiguousarray(reduced),
+        np.ascontiguousarray(image),
         centred[:2],
-        (canvas.shape[1], canvas.shape[0]),
-        dst=canvas,
+        (right - left, bottom - top),
+        dst=canvas[top:bottom, left:right],
         flags=WARP_FLAGS.get(interpolation, cv2.INTER_LINEAR),
         borderMode=cv2.BORDER_TRANSPARENT,
-    )
-
-
-def reduce_first(image: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """The image averaged down to twice its later size along each side that is to shrink to less than half."""
-    height, width = (
-        max(1, round(side * 2 * scale)) if scale < 0.5 else side
-        for side, scale in zip(image.shape[:2], (scale_y, scale_x), strict=True)
-    )
-    return (
-        image
-        if (height, width) == image.shape[:2]
-        else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stdet.data.image_io import read_image, verify_image
+from stdet.data.image_io import image_size, read_image, verify_image
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.structures import Annotation
@@ -66,12 +66,15 @@ class PackedDataset(DetectionDataset):
         sizes: np.ndarray,
         counts: np.ndarray,
         objects: Objects,
+        *,
+        keep_alpha: bool = False,
     ) -> None:
         """Args:
         names: of the images, inside `folder`.
         ids: int64 (I,), image ids.
         sizes: int32 (I, 2), (height, width) in pixels.
         counts: int64 (I,), how many rows of `objects` belong to each image, in order.
+        keep_alpha: whether images are wanted as RGBA.
         """
         self.class_names = tuple(class_names)
         self._folder = folder
@@ -81,6 +84,7 @@ class PackedDataset(DetectionDataset):
         self._ids, self._sizes = ids, sizes
         self._starts = np.cumsum([0, *counts], dtype=np.int64)
         self._objects = objects
+        self._keep_alpha = keep_alpha
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -93,11 +97,14 @@ class PackedDataset(DetectionDataset):
         return Annotation(image_id, self._path(index), height, width, own.boxes, own.labels, own.ignore, own.areas)
 
     def read_image(self, index: int) -> np.ndarray:
+        return self.read_reduced(index, 1)
+
+    def read_reduced(self, index: int, factor: int) -> np.ndarray:
         path = self._path(index)
-        image = read_image(path)
-        (height, width), declared = image.shape[:2], tuple(self._sizes[index].tolist())
-        if (height, width) != declared:
-            raise _wrong_size(path, (height, width), declared)
+        image = read_image(path, self._keep_alpha, factor)
+        size, declared = image.shape[:2], tuple(self._sizes[index].tolist())
+        if size not in (declared, tuple(-(-side // factor) for side in declared)):
+            raise _wrong_size(path, image_size(path), declared)
         return image
 
     def _path(self, index: int) -> Path:

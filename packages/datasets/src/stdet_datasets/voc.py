@@ -66,6 +66,7 @@ class VocDataset(PackedDataset):
             np.array([size for _, size, _ in found], np.int32).reshape(-1, 2),
             np.array([len(objects.labels) for objects in packed], np.int64),
             Objects.join(packed),
+            keep_alpha=request.keep_alpha,
         )
 
 

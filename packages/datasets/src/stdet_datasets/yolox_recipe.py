@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stdet.data.preprocess import fitted, resize
+from stdet.data.preprocess import fitted, resize, with_channels
 from stdet.interfaces.transform import Transform, TransformContext
 from stdet.structures import Sample
 from stdet_datasets.geometry import (
@@ -30,10 +30,11 @@ MIXUP_TRIES = 50
 class YoloxRecipe(Transform):
     """While strong augmentation is on: mosaic (or the image alone), affine, mixup. Always: HSV and flip.
 
-    Differences to the reference, on purpose: the affine turns about the centre of the mosaic, not about its corner, so
-    the output shows the middle where the four tiles meet; `shear` and `degrees` follow the config; images without boxes
-    stay, as background. Every tile comes to the input's size by the resize mode of the preprocessing; warps know the
-    kernels nearest, bilinear and bicubic, and take bilinear where another one is set.
+    As in the reference, the affine of a mosaic has the top left corner of its canvas, of twice the input's size, as its
+    fixed point: the sample's own image, the first tile, is in view, the others as far as the scale lets them.
+    Differences on purpose: an image alone is turned too, about its centre; images without boxes stay, as background;
+    nothing is resampled twice. Every tile comes to the input's size by the resize mode of the preprocessing; warps know
+    the kernels nearest, bilinear and bicubic, and take bilinear where another one is set.
     """
 
     def __init__(self, options: YoloxAugmentation | None = None) -> None:
@@ -46,10 +47,14 @@ class YoloxRecipe(Transform):
             height, width = context.preprocess.size
             if not context.strong:  # padding beside a plain image keeps the value that evaluation gives it
                 (height, width), _ = fitted((sample.height, sample.width), context.preprocess)
-            image = image.copy()
-            image[:height, :width] = change_hsv(image[:height, :width], context.rng)
+            changed = change_hsv(image[:height, :width], context.rng)
+            if changed.shape != image.shape:
+                image = image.copy()
+                image[:height, :width] = changed
+            else:
+                image = changed
         if context.rng.random() < self._options.flip_prob:
-            image, boxes = np.ascontiguousarray(image[:, ::-1]), flip_boxes(boxes, image.shape[1])
+            image, boxes = cv2.flip(image, 1), flip_boxes(boxes, image.shape[1])
         return Sample(image, boxes, made.labels)
 
     def _strong(self, sample: Sample, context: TransformContext) -> Sample:
@@ -85,7 +90,7 @@ class YoloxRecipe(Transform):
             matrix = matrix @ shift((width - sample.width * scale_x) / 2, (height - sample.height * scale_y) / 2)
         matrix = matrix @ np.diag([scale_x, scale_y, 1.0])
         canvas = _canvas(context)
-        paste(sample.image, canvas, matrix, interpolation=context.preprocess.interpolation)
+        paste(sample, canvas, matrix, interpolation=context.preprocess.interpolation)
         return Sample(canvas, *clip_boxes(warp_boxes(sample.boxes, matrix), sample.labels, (height, width)))
 
     def _mosaic(self, sample: Sample, context: TransformContext) -> Sample:
@@ -97,7 +102,7 @@ class YoloxRecipe(Transform):
         height, width = context.preprocess.size
         rng = context.rng
         meet_x, meet_y = rng.uniform(0.5, 1.5) * width, rng.uniform(0.5, 1.5) * height
-        view = shift(width / 2, height / 2) @ self._affine(context) @ shift(-width, -height)
+        view = self._affine(context)
         tiles = [sample, context.draw(), context.draw(), context.draw()]
         canvas = _canvas(context)
         boxes, labels = [], []
@@ -110,10 +115,9 @@ class YoloxRecipe(Transform):
             # A tile ends where the canvas of twice the input does.
             x1, x2 = max(0.0, -left) / scale_x, min(tile_w, 2 * width - left) / scale_x
             y1, y2 = max(0.0, -top) / scale_y, min(tile_h, 2 * height - top) / scale_y
-            region = np.array([x1, y1, x2, y2])
             if x2 - x1 < 1 or y2 - y1 < 1 or out_of_view((y2 - y1, x2 - x1), whole @ shift(x1, y1), (height, width)):
                 continue
-            paste(tile.image, canvas, whole, region, context.preprocess.interpolation)
+            paste(tile, canvas, whole, (x1, y1, x2, y2), context.preprocess.interpolation)
             cut = np.clip(tile.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2]).astype(np.float32)
             seen = (cut[:, 2:] - cut[:, :2]).min(1, initial=np.inf) > 0
             boxes.append(warp_boxes(cut[seen], whole))
@@ -138,34 +142,47 @@ class YoloxRecipe(Transform):
         if rng.random() < MIXUP_FLIP_PROB:
             matrix = matrix @ shift(other.width, 0) @ np.diag([-1.0, 1.0, 1.0])
         canvas = _canvas(context)
-        paste(other.image, canvas, matrix, interpolation=context.preprocess.interpolation)
+        paste(other, canvas, matrix, interpolation=context.preprocess.interpolation)
         boxes, labels = clip_boxes(warp_boxes(other.boxes, matrix), other.labels, (height, width))
         image = cv2.addWeighted(sample.image, 0.5, canvas, 0.5, 0)
         return Sample(image, np.concatenate([sample.boxes, boxes]), np.concatenate([sample.labels, labels]))
 
 
 def _canvas(context: TransformContext) -> np.ndarray:
-    return np.full((*context.preprocess.size, 3), context.preprocess.pad_value, np.uint8)
+    channels = 4 if context.preprocess.color_mode == "rgba" else 3
+    return np.full((*context.preprocess.size, channels), context.preprocess.pad_value, np.uint8)
 
 
 def _fit(sample: Sample, context: TransformContext) -> Sample:
     """The image as evaluation sees it."""
-    image, geometry = resize(sample.image[..., :3], context.preprocess)
+    image, geometry = resize(with_channels(sample.image, context.preprocess), context.preprocess)
     boxes, labels = clip_boxes(geometry.to_input(sample.boxes), sample.labels, context.preprocess.size)
     return Sample(image, boxes, labels)
 
 
 def change_hsv(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (H, W, 3) RGB with hue, saturation and value shifted by random amounts, each left alone half of the time.
-
-    Each channel goes through a table of 256 entries, which is what makes it fast. Hue wraps around.
+    """uint8 (H, W, 3 or 4) RGB(A) with hue, saturation and value shifted by random amounts, each left alone half of the
+    time. Alpha stays. Hue wraps around.
     """
-    amounts = (rng.uniform(-1, 1, 3) * HSV_GAINS * rng.integers(0, 2, 3)).astype(np.int16)
-    if not amounts.any():
+    hue, *others = (rng.uniform(-1, 1, 3) * HSV_GAINS * rng.integers(0, 2, 3)).astype(int).tolist()
+    if not any((hue, *others)):
         return image
-    levels = np.arange(256, dtype=np.int16)
-    table = np.stack(
-        [(levels + amounts[0]) % 180, np.clip(levels + amounts[1], 0, 255), np.clip(levels + amounts[2], 0, 255)], -1
-    ).astype(np.uint8)
-    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table[None])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if image.shape[2] == 4:
+        return np.dstack([shift_hsv(np.ascontiguousarray(image[..., :3]), hue, *others), image[..., 3]])
+    return shift_hsv(np.ascontiguousarray(image), hue, *others)
+
+
+def shift_hsv(image: np.ndarray, hue: int, saturation: int, value: int) -> np.ndarray:
+    """uint8 (H, W, 3) RGB with hue (of 180, at most 75 either way), saturation and value (of 255) shifted.
+
+    Saturating additions are faster than tables or wider integers. They can't take hue below 0, so a negative shift is
+    made as a positive one with red and blue exchanged, which turns the circle of hues around; above 179 OpenCV's way
+    back wraps by itself. Grey has no hue: where saturation rises, it becomes a little red, or then a little blue.
+    """
+    there, back = (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB) if hue >= 0 else (cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR)
+    hsv = cv2.cvtColor(image, there)
+    up, down = (abs(hue), max(saturation, 0), max(value, 0), 0), (0, max(-saturation, 0), max(-value, 0), 0)
+    cv2.add(hsv, up, dst=hsv)
+    if any(down):
+        cv2.subtract(hsv, down, dst=hsv)
+    return cv2.cvtColor(hsv, back, dst=hsv)

@@ -18,6 +18,12 @@ MAX_PIXELS = 1 << 27
 
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 """What Pillow's parsers raise on files that aren't what they claim to be."""
+JPEG_REDUCTIONS = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the flags without a colour; IMREAD_REDUCED_COLOR_2 would mean BGR
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 HINT = "replace the file, or set dataset.on_bad_data: skip"
 
 
@@ -33,17 +39,21 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def read_image(path: Path, keep_alpha: bool = False) -> np.ndarray:
+def read_image(path: Path, keep_alpha: bool = False, reduce: int = 1) -> np.ndarray:
     """uint8 (H, W, 3) RGB, or (H, W, 4) RGBA with `keep_alpha`; EXIF orientation applied.
 
     8- and 16-bit, grey, palette and alpha images are converted; 16-bit values keep their upper 8 bits.
+
+    Args:
+        reduce: 2, 4 or 8 averages plain JPEGs down by that factor while decoding, to ceil(H / reduce) rows and so on,
+            which is faster; other files come in full.
 
     Raises:
         DataError: as `image_size`, or the pixel data is damaged or cut off.
     """
     with _opened(path) as image:
         if image.format == "JPEG" and image.mode == "RGB" and _orientation(path, image) == 1:
-            pixels = _decode_jpeg(path)
+            pixels = _decode_jpeg(path, reduce)
             return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) if keep_alpha else pixels
         try:
             return _convert(ImageOps.exif_transpose(image), keep_alpha)
@@ -98,11 +108,12 @@ def _orientation(path: Path, image: Image.Image) -> int:
         raise DataError(f"{path} has damaged EXIF data: {error}", HINT) from error
 
 
-def _decode_jpeg(path: Path) -> np.ndarray:
+def _decode_jpeg(path: Path, reduce: int) -> np.ndarray:
     """OpenCV decodes JPEG faster than Pillow, but fills what is missing with grey, so the end is checked before."""
     data = path.read_bytes()
     _check_end(path, data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = JPEG_REDUCTIONS[reduce] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise DataError(f"cannot decode {path}", HINT)
     return pixels

@@ -111,23 +111,45 @@ def _kernel(name: str, x: np.ndarray) -> np.ndarray:
     return np.where(x < radius, value, 0.0)
 
 
+def downsample(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    """As `resample`, but a side that shrinks to less than half is averaged down to twice its later size before: the
+    kernels alone would skip pixels, and alias."""
+    return resample(reduce_first(image, width / image.shape[1], height / image.shape[0]), height, width, interpolation)
+
+
+def reduce_first(image: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """The image averaged down to twice its later size along each side that is to shrink to less than half."""
+    height, width = (
+        max(1, round(side * 2 * scale)) if scale < 0.5 else side
+        for side, scale in zip(image.shape[:2], (scale_y, scale_x), strict=True)
+    )
+    return resample(image, height, width, "area")
+
+
+def with_channels(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """uint8 (H, W, 3) RGB, or (H, W, 4) RGBA when the network sees an alpha channel; a missing one is opaque."""
+    if preprocess.color_mode != "rgba":
+        return image[..., :3]
+    return image if image.shape[2] == 4 else np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+
+
 def to_tensor_layout(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """uint8 (H, W, 3|4) RGB(A) to contiguous uint8 (C, H, W) in the network's channel order.
 
     Grey is ITU-R BT.601 luma; a missing alpha channel is opaque.
     """
-    if preprocess.color_mode == "bgr":
-        return np.ascontiguousarray(image[..., 2::-1].transpose(2, 0, 1))
+    image = np.ascontiguousarray(with_channels(image, preprocess))
     if preprocess.color_mode == "grayscale":
-        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[None]
-    if preprocess.color_mode == "rgba" and image.shape[2] == 3:
-        image = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
-    return np.ascontiguousarray(image[..., : preprocess.channels].transpose(2, 0, 1))
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[None]
+    planes = np.empty((preprocess.channels, *image.shape[:2]), np.uint8)
+    order = planes[::-1] if preprocess.color_mode == "bgr" else planes
+    cv2.split(image, list(order))  # writes into the planes; several times as fast as transposing
+    return planes
 
 
 def prepare(image: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, Geometry]:
     """uint8 (H, W, C) RGB(A) image to uint8 (C, height, width), and the map between the two frames."""
-    resized, geometry = resize(image, preprocess)
+    resized, geometry = resize(with_channels(image, preprocess), preprocess)
     return to_tensor_layout(resized, preprocess), geometry
 
 

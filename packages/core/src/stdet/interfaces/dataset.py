@@ -39,6 +39,7 @@ class DatasetRequest:
         annotations_path: JSON file (COCO) or XML folder (VOC); None where there are no annotations to read.
         split_path: text file with image names (VOC), or None.
         class_names: classes in label order; None takes them from the annotations.
+        keep_alpha: images are wanted as RGBA; those without an alpha channel are opaque.
         on_bad_data: `error` stops at the first unusable file, `skip` leaves it out, with one warning that counts.
         options: the reader's own options, validated.
         on_fault: when given, receives every fault, and the reader neither stops nor warns: it leaves out what can't be
@@ -50,6 +51,7 @@ class DatasetRequest:
     annotations_path: Path | None = None
     split_path: Path | None = None
     class_names: tuple[str, ...] | None = None
+    keep_alpha: bool = False
     on_bad_data: Literal["error", "skip"] = "error"
     options: Options | None = None
     on_fault: Callable[[Fault], object] | None = None
@@ -71,17 +73,31 @@ class DetectionDataset(ABC):
 
     @abstractmethod
     def read_image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, or (H, W, 4) where the file has an alpha channel that the reader was asked to keep.
+        """uint8 (H, W, 3) RGB, or (H, W, 4) RGBA when the request said `keep_alpha`.
 
         Raises:
             DataError: the file is missing or can't be decoded; names it.
         """
 
+    def read_reduced(self, index: int, factor: int) -> np.ndarray:
+        """Image `index` averaged down by `factor` (2, 4 or 8) where that is cheaper than decoding it in full.
+
+        Returns:
+            As `read_image`, of H x W or of ceil(H / factor) x ceil(W / factor) pixels.
+        """
+        return self.read_image(index)
+
     def sample(self, index: int) -> Sample:
         """Image `index` for training: lazily decoded, without the boxes that are marked `ignore`."""
         a = self.annotation(index)
-        keep = ~a.ignore
-        return Sample(lambda: self.read_image(index), a.boxes[keep], a.labels[keep], (a.height, a.width))
+        boxes, labels = (a.boxes[~a.ignore], a.labels[~a.ignore]) if a.ignore.any() else (a.boxes, a.labels)
+        return Sample(
+            lambda: self.read_image(index),
+            boxes,
+            labels,
+            (a.height, a.width),
+            lambda factor: self.read_reduced(index, factor),
+        )
 
 
 @dataclass(frozen=True)
