@@ -26,7 +26,7 @@ layers: $(STAMP)
 bench: $(STAMP)
 	for script in startup data_pipeline train_step simota evaluation; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
-$(STAMP): constraints.txt $(PACKAGES:%=%/pyproject.toml)
+$(STAMP): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables
 	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision

@@ -220,6 +220,35 @@ genral: {}
     assert len(found) == 8
 
 
+def test_a_mistake_in_one_section_hides_none_between_sections() -> None:
+    text = """\
+operation_mode: training
+model: {model_name: ssdlite_mobilenetv2_pt, input_shape: [3, 90, 300], width_mult: -1, num_classes: 3}
+dataset:
+  class_names: [a, b]
+  train_images_path: [1, 2]
+  seed: -1
+training: {epochs: 5, no_aug_epochs: 9, batch_size: many}
+"""
+    with pytest.raises(ConfigProblems) as caught:
+        read(text)
+    found = [(p.line, p.key) for p in caught.value.problems]
+    assert found == sorted(found, key=lambda item: item[0])
+    assert {key for _, key in found} == {
+        "model.width_mult",
+        "model.input_shape",
+        "model.num_classes",
+        "dataset.seed",
+        "dataset.train_images_path",
+        "dataset.train_annotations_path",
+        "dataset.val_images_path",
+        "dataset.val_annotations_path",
+        "training.no_aug_epochs",
+        "training.batch_size",
+    }
+    assert "missing" not in next(p for p in caught.value.problems if p.key == "dataset.train_images_path").message
+
+
 def test_a_key_of_another_component_is_refused_with_its_owner() -> None:
     ssd = BASE.replace("st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv2_pt")
     assert "belongs to the transform `yolox`" in problems(ssd + "  mosaic_prob: 0.5\n")[0]

@@ -165,7 +165,7 @@ class _Checker:
         if not self._raw["hydra"]:
             run = sections.HydraRun(dir=fill_now(sections.HydraRun().dir, self._now))
             built["hydra"] = sections.Hydra(run=run)
-        if not self._problems:
+        if None not in built.values():
             self._check_together(mode, family, built, contributed)
         if self._problems:
             raise ConfigProblems(self._source.name, self._problems)
@@ -175,7 +175,9 @@ class _Checker:
         )
 
     def _problem(self, key: str, message: str, allowed: str = "", near: str = "") -> None:
-        self._problems.append(Problem(self._source.place(key), key, message, allowed, near))
+        """Report a mistake. A key has one at a time: what is wrong in itself isn't also missing or contradictory."""
+        if key not in {problem.key for problem in self._problems}:
+            self._problems.append(Problem(self._source.place(key), key, message, allowed, near))
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
@@ -380,11 +382,18 @@ class _Checker:
         )
 
     def _validate(self, model: type[BaseModel], values: dict[str, Any], section: str) -> BaseModel | None:
+        """The checked section. Mistakes are reported and left out of it, so that what remains can be judged too; None
+        when the rest makes no section either."""
         try:
             return model.model_validate(convert(model, values))
         except ValidationError as error:
-            for item in error.errors(include_url=False):
-                self._report(model, section, item)
+            items = error.errors(include_url=False)
+        for item in items:
+            self._report(model, section, item)
+        wrong = {item["loc"][0] for item in items if item["loc"]}
+        try:
+            return model.model_validate(convert(model, {k: v for k, v in values.items() if k not in wrong}))
+        except ValidationError:
             return None
 
     def _report(self, model: type[BaseModel], section: str, item: Any) -> None:

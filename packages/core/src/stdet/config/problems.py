@@ -27,6 +27,12 @@ class Problem:
     allowed: str = ""
     nearest: str = ""
 
+    @property
+    def line(self) -> int:
+        """Of the file, from 1; 0 for the command line and for what is nowhere."""
+        number = self.place.rpartition(":")[2]
+        return int(number) if number.isdigit() else 0
+
     def __str__(self) -> str:
         text = f"{self.place}: {self.key}: {self.message}" if self.key else f"{self.place}: {self.message}"
         if self.nearest:
@@ -35,10 +41,10 @@ class Problem:
 
 
 class ConfigProblems(ConfigError):
-    """All mistakes of a config at once."""
+    """All mistakes of a config at once, in the order of its lines."""
 
     def __init__(self, name: str, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
         count = len(self.problems)
         head = f"{count} mistake{'s' if count != 1 else ''} in {name}"
         super().__init__(

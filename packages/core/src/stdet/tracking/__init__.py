@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from stdet.errors import ArtifactError
 from stdet.interfaces.tracker import Tracker
 
 
@@ -36,24 +39,46 @@ class MlflowTracker:
     def __init__(self, uri: str, experiment: str, run_name: str) -> None:
         """Raises:
         ImportError: MLflow is not installed.
+        ArtifactError: `uri` can't be reached or written to; so do the methods.
         """
+        # MLflow wants its folder stores replaced by a data base, but a folder is what the dialect's `uri` names; and who
+        # asked for a record of a run didn't ask for usage reports to its makers.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
-        self._run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
+        self._uri = uri
+        with self._reachable():
+            self._client = MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(experiment)
+            experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
+            self._run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
 
     def params(self, params: Mapping[str, Any]) -> None:
-        for key, value in params.items():
-            self._client.log_param(self._run_id, key.replace("@", "."), str(value)[:6000])
+        with self._reachable():
+            for key, value in params.items():
+                self._client.log_param(self._run_id, key, str(value)[:6000])
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            self._client.log_metric(self._run_id, name.replace("@", "."), float(value), step=step)
+        with self._reachable():
+            for name, value in scalars.items():
+                self._client.log_metric(self._run_id, name.replace("@", "."), float(value), step=step)
 
     def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+        with self._reachable():
+            self._client.set_terminated(self._run_id)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise ArtifactError(
+                f"mlflow.uri {self._uri}: {str(error).splitlines()[0]}",
+                "mend or remove mlflow.uri; an interrupted training goes on with training.resume_training_from=auto",
+            ) from error
 
 
 class Trackers:
