@@ -45,6 +45,29 @@ def _paths(
 
 
 @app.command()
+def check(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    format_name: Format = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    names: Names = None,
+    split: Split = None,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="look at the annotations only: faster, but sees no damage and no leaks")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Look for what is wrong with a data set; ends with 2 when a finding is an error, else with 0."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        checked = api.load_data_config(config, overrides or (), _paths(format_name, images, annotations, names, split))
+        ui.result(api.check_data(checked, ui.reporter, split=split, read_images=not no_images))
+
+
+@app.command()
 def convert(
     to: Annotated[str, typer.Option("--to", help="format to write: coco, voc, …")],
     output: Output,

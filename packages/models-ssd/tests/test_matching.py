@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stdet.interfaces.detector import Targets
+from stdet.structures import DetectorSpec
 from stdet_models_ssd.family import SSD
 from stdet_models_ssd.matching import force_priors, match
+from stdet_models_ssd.mobilenet_v1 import build_ssd
 from stdet_models_ssd.priors import corners, priors_in_pixels
 
 SIZE = (100, 140)
@@ -138,3 +142,17 @@ def test_an_overlap_equal_to_the_threshold_is_positive() -> None:
     targets = targets_of([[(30.0, 30.0, 70.0, 70.0)]])
     assert match(priors, targets, SIZE, 0.5).labels.tolist() == [[1, 1]]
     assert match(priors, targets, SIZE, 0.51).labels.tolist() == [[1, 0]]
+
+
+def test_the_model_calls_hard_what_gets_its_prior_by_force_alone() -> None:
+    preprocess = dataclasses.replace(SSD.preprocess, height=SIZE[0], width=SIZE[1])
+    spec = DetectorSpec("ssd_mobilenetv1_pt", "ssd", ("a",), preprocess, "ssd", SSD.strides, {"width_mult": 0.25})
+    corner = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 60
+    boxes = torch.cat([corner, corner + 2 + 38 * torch.rand(40, 2, generator=torch.Generator().manual_seed(1))], 1)
+    hard = build_ssd(spec).hard_to_assign(boxes)
+    priors = [tuple(p) for p in corners(PRIORS).tolist()]
+    for box, is_hard in zip(boxes, hard.tolist(), strict=True):
+        assert is_hard == all(slow_iou(tuple(box.tolist()), prior) < 0.5 for prior in priors)
+        one = Targets(box.view(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64))
+        assert int((match(PRIORS, one, SIZE, 0.5).labels > 0).sum()) == 1 or not is_hard
+    assert 0 < int(hard.sum()) < 40

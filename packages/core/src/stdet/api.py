@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stdet.artifacts import write_text
+from stdet.artifacts import write_json, write_text
 from stdet.errors import ConfigError
 from stdet.plugins.loader import PluginState, load_plugins
 
@@ -34,6 +34,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "chain_qb": ("quantize", "bench"),
 }
 """What each operation mode runs, in order; the names are functions of `stdet.stages`."""
+EXAMPLES_SHOWN = 2
+"""Places of a finding in the table of `data check`; the file has more."""
+NOTHING_FOUND = ["none", "", "", "nothing is wrong with this data set as far as these checks see", ""]
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,35 @@ def load_data_config(path: Path | None, overrides: Sequence[str] = (), paths: Da
     if path is not None:
         return load(path, given, _plugins()[0], operation_mode=DATA_MODE)
     return load_text("", "command line", given, _plugins()[0], operation_mode=DATA_MODE)
+
+
+def check_data(config: Config, reporter: Reporter, *, split: str | None = None, read_images: bool = True) -> RunResult:
+    """Look for everything that can be wrong with the data of a config; `data_check.json` in a new folder has it all.
+
+    Args:
+        split: only this one.
+        read_images: False leaves out what needs the image files.
+
+    Returns:
+        `failed` when a finding is an error.
+    """
+    from stdet.build import Builder
+    from stdet.datatools.check import check_dataset
+    from stdet.datatools.sources import splits_of
+
+    builder = Builder(config, _plugins()[0])
+    folder = _new_folder(Path(config.hydra.run.dir))
+    document = check_dataset(builder, (split,) if split else splits_of(builder), read_images, reporter)
+    path = folder / "data_check.json"
+    write_json(path, document)
+    rows = []
+    for finding in document["findings"]:
+        shown = ", ".join(finding["examples"][:EXAMPLES_SHOWN])
+        more = " …" if len(finding["examples"]) > EXAMPLES_SHOWN else ""
+        rows.append([finding["severity"], finding["id"], finding["split"], finding["message"], shown + more])
+    title = ", ".join(f"{count} {severity}" for severity, count in document["counts"].items())
+    table = Table(f"findings: {title}", ["severity", "id", "split", "finding", "for example"], rows or [NOTHING_FOUND])
+    return RunResult(folder, document | {"file": str(path)}, [table], failed=document["counts"]["error"] > 0)
 
 
 def write_data(

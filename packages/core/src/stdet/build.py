@@ -226,6 +226,14 @@ class Builder:
         """The board of `benchmarking.board`, or the generic one."""
         return self.catalogue.build("targets", self.config.benchmarking.board)
 
+    def calibration_indices(self, available: int) -> np.ndarray:
+        """Which of `available` images are calibrated on: the share `quantization_split`, drawn with `dataset.seed`."""
+        section = self.config.dataset
+        if section.quantization_split is None:
+            return np.arange(available)
+        count = max(1, round(available * section.quantization_split))
+        return np.sort(np.random.default_rng(section.seed).permutation(available)[:count])
+
     def calibration(self, spec: DetectorSpec) -> CalibrationData:
         """A stream of the images to calibrate on: `quantization_path`, else the training images.
 
@@ -238,10 +246,7 @@ class Builder:
         folder = section.quantization_path
         dataset = self.image_folder("quantization", folder) if folder else self.dataset("train", spec.class_names)
         source = str(folder or section.train_images_path or section.dataset_name)
-        indices = np.arange(len(dataset))
-        if section.quantization_split is not None:
-            count = max(1, round(len(dataset) * section.quantization_split))
-            indices = np.sort(np.random.default_rng(section.seed).permutation(len(dataset))[:count])
+        indices = self.calibration_indices(len(dataset))
         if not len(indices):
             raise DataError(f"{source} holds no image to calibrate on", "set dataset.quantization_path")
         return calibration_stream(dataset, indices, spec, source)

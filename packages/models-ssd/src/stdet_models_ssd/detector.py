@@ -17,8 +17,8 @@ from stdet.structures import DetectorSpec
 from stdet_models_ssd.blocks import Backbone
 from stdet_models_ssd.family import SSD, SsdModelOptions, SsdTrainingOptions
 from stdet_models_ssd.losses import multibox_loss
-from stdet_models_ssd.matching import match
-from stdet_models_ssd.priors import PRIORS_PER_CELL, decode, encode, make_priors, priors_in_pixels
+from stdet_models_ssd.matching import match, overlaps
+from stdet_models_ssd.priors import PRIORS_PER_CELL, corners, decode, encode, make_priors, priors_in_pixels
 
 Extra = Callable[[int, int, int], nn.Module]
 """(in, hidden, out channels) to a module that halves the sides."""
@@ -143,6 +143,12 @@ class Ssd(Detector):
         """Take the family's training options that the loss depends on. They are no part of the spec: two trainings of one
         network may differ in them."""
         self.match_threshold = options.match_threshold
+
+    def hard_to_assign(self, boxes: Tensor) -> Tensor:
+        """Boxes that no prior overlaps by `match_threshold`: they learn through the one prior that is forced on them."""
+        priors = corners(priors_in_pixels(*self.spec.preprocess.size, self.spec.strides, boxes.device))
+        best = [overlaps(part[None], priors)[0].amax(1) for part in boxes.split(256)]
+        return torch.cat([boxes.new_zeros(0), *best]) < self.match_threshold
 
     def parameter_groups(
         self, learning_rate: float, weight_decay: float, options: Options | None = None

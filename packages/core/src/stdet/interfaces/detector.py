@@ -92,6 +92,16 @@ class Detector(nn.Module, ABC):
             input_size: (height, width) that was fed; `spec.preprocess.size` when None.
         """
 
+    def hard_to_assign(self, boxes: Tensor) -> Tensor:
+        """bool (N,): which boxes are so small that training gives them poor anchors or shared ones.
+
+        Default: the shorter side is below the finest stride, so the box is smaller than a cell of the finest map.
+
+        Args:
+            boxes: float32 (N, 4), xyxy, pixels of the network's input of `spec.preprocess.size`, inside it.
+        """
+        return (boxes[:, 2:] - boxes[:, :2]).amin(1) < min(self.spec.strides)
+
     def parameter_groups(
         self, learning_rate: float, weight_decay: float, options: Options | None = None
     ) -> list[dict[str, Any]]:
