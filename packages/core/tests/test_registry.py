@@ -65,6 +65,7 @@ def test_a_broken_family_costs_its_own_models_and_nobody_elses(caplog: pytest.Lo
         assert catalogue.families() == {"toy": FAMILY}
     assert "acme-broken 1.0 registers model `acme_net`" in caplog.text
     assert catalogue.family("toy_net") is FAMILY
+    assert catalogue.model_of(FAMILY) == "toy_net"
     with pytest.raises(PluginError, match=r"acme-broken 1\.0 registers model `acme_net`.*acme_nowhere"):
         catalogue.family("acme_net")
 

@@ -135,10 +135,9 @@ class Builder:
         """The spec of somebody else's ONNX: the family's conventions, the graph's own input size when it has one."""
         family = self.config.family
         assert family is not None
-        names = (e.name for e in self.catalogue.entries("models") if self.catalogue.family(e.name) is family)
         preprocess = preprocess_of(self.config)
         return DetectorSpec(
-            model_name=self.config.model.model_name or next(names),
+            model_name=self.config.model.model_name or self.catalogue.model_of(family),
             model_type=family.model_type,
             class_names=class_names,
             preprocess=preprocess.with_size(*size) if size else preprocess,

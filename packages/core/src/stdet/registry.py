@@ -187,17 +187,21 @@ class Catalogue:
         return _resolve(entry, entry.writer)
 
     def families(self) -> dict[str, Any]:
-        """Every installed family, by its `model_type`. One that can't be imported is left out with a warning: whoever
-        asks for all of them doesn't need that one, and using its models says what is wrong."""
-        families = {}
+        """Every installed family, by its `model_type`."""
+        return {family.model_type: family for _, family in self._sound_families()}
+
+    def model_of(self, family: Any) -> str:
+        """A model of `family`: any of them can read the outputs of the others."""
+        return next(entry.name for entry, found in self._sound_families() if found is family)
+
+    def _sound_families(self) -> Iterator[tuple[Entry, Any]]:
+        """A model of each family, and the family. One that can't be imported is left out with a warning: whoever asks
+        for all of them doesn't need that one, and using its models says what is wrong."""
         for entry in {e.family: e for e in self.entries("models")}.values():
             try:
-                family = _resolve(entry, entry.family or "")
+                yield entry, _resolve(entry, entry.family or "")
             except PluginError as error:
                 log.warning("%s", error.message)
-                continue
-            families[family.model_type] = family
-        return families
 
     def build(self, kind: str, name: str, *args: Any) -> Any:
         """Import what `name` stands for and call it with `args`.

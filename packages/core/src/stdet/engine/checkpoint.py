@@ -30,7 +30,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     try:
         write_bytes(path, lambda file: torch.save({"format": FORMAT, **state}, file))
     except RuntimeError as error:  # torch's zip writer turns a short write into a RuntimeError
-        raise ArtifactError(f"cannot write {path}: {error}", "free space or choose another folder") from error
+        raise ArtifactError(
+            f"cannot write {path}: the write was cut short, as on a full disk ({error})",
+            "free space or choose another folder; the checkpoint before is whole",
+        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
