@@ -70,6 +70,7 @@ print("HEAVY", sorted(found), file=sys.stderr)
         ["plugins"],
         ["config", "check", "CONFIG"],
         ["config", "schema"],
+        ["data", "--help"],
     ],
     ids=" ".join,
 )

@@ -68,6 +68,44 @@ def check(
 
 
 @app.command()
+def stats(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    format_name: Format = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    names: Names = None,
+    split: Split = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Count images and boxes, by class, size, shape and image, in a table and a picture."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        checked = api.load_data_config(config, overrides or (), _paths(format_name, images, annotations, names, split))
+        ui.result(api.describe_data(checked, ui.reporter, split=split))
+
+
+@app.command()
+def preview(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file with a model")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(help="training samples on the sheet")] = 12,
+    epoch: Annotated[int, typer.Option(help="of which epoch; the last no_aug_epochs have no strong augmentation")] = 0,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw augmented training samples with their boxes, exactly as the trainer gets them."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        ui.result(
+            api.preview_data(api.load_data_config(config, overrides or ()), ui.reporter, count=count, epoch=epoch)
+        )
+
+
+@app.command()
 def convert(
     to: Annotated[str, typer.Option("--to", help="format to write: coco, voc, …")],
     output: Output,

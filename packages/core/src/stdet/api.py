@@ -260,7 +260,7 @@ def load_data_config(path: Path | None, overrides: Sequence[str] = (), paths: Da
     from stdet.config import DATA_MODE, load, load_text
 
     given = [*overrides, *(paths.overrides() if paths else ())]
-    if path is not None and "=" in path.name and not path.exists():
+    if path is not None and "=" in str(path) and not path.exists():
         path, given = None, [str(path), *given]
     if path is not None:
         return load(path, given, _plugins()[0], operation_mode=DATA_MODE)
@@ -294,6 +294,86 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
     title = ", ".join(f"{count} {severity}" for severity, count in document["counts"].items())
     table = Table(f"findings: {title}", ["severity", "id", "split", "finding", "for example"], rows or [NOTHING_FOUND])
     return RunResult(folder, document | {"file": str(path)}, [table], failed=document["counts"]["error"] > 0)
+
+
+def describe_data(config: Config, reporter: Reporter, *, split: str | None = None) -> RunResult:
+    """Count and measure what the annotations say: a table, `data_stats.json` and `data_stats.png` in a new folder.
+
+    Faults are left out and told.
+
+    Raises:
+        StdetError: a split can't be opened.
+    """
+    from stdet.build import Builder
+    from stdet.datatools.sources import open_with_all_classes, splits_of
+    from stdet.datatools.stats import describe
+
+    builder = Builder(config, _plugins()[0])
+    opened = open_with_all_classes(builder, (split,) if split else splits_of(builder))
+    for one in opened:
+        if one.faults.counts:
+            reporter.note(f"{one.name} set: {one.faults.summary()}; `stdet data check` says more")
+    folder = _new_folder(Path(config.hydra.run.dir))
+    document = describe(opened, folder / "data_stats.png")
+    write_json(folder / "data_stats.json", document)
+    return RunResult(folder, document, _statistics_tables(document["splits"]))
+
+
+def _statistics_tables(splits: dict[str, Any]) -> list[Table]:
+    """One row a split, then one row a class."""
+
+    def spread(values: dict[str, float | None], form: str = "{:.0f}") -> str:
+        return " / ".join(_number(values[f"p{p}"], form) for p in (5, 50, 95))
+
+    columns = ["split", "images", "without objects", "objects", "ignored", "per image", "box side px", "width / height"]
+    whole = [
+        [
+            name,
+            str(s["images"]),
+            str(s["images_without_objects"]),
+            str(s["objects"]),
+            str(s["ignored"]),
+            spread(s["objects_per_image"]),
+            spread(s["side"]),
+            spread(s["aspect_ratio"], "{:.2f}"),
+        ]
+        for name, s in splits.items()
+    ]
+    first = next(iter(splits.values()))["classes"]
+    classes = [
+        [
+            name,
+            *(str(s["classes"][name]["objects"]) for s in splits.values()),
+            *(str(s["classes"][name]["images"]) for s in splits.values()),
+            spread(first[name]["side"]),
+            spread(first[name]["aspect_ratio"], "{:.2f}"),
+        ]
+        for name in first
+    ]
+    heads = [f"{split}: {what}" for what in ("objects", "images") for split in splits]
+    return [
+        Table("splits (5th / 50th / 95th percentile)", columns, whole),
+        Table(
+            f"classes (percentiles of {next(iter(splits))})",
+            ["class", *heads, "box side px", "width / height"],
+            classes,
+        ),
+    ]
+
+
+def preview_data(config: Config, reporter: Reporter, *, count: int = 12, epoch: int = 0) -> RunResult:
+    """Draw the first training samples of an epoch as the trainer gets them, into `data_preview.png` in a new folder.
+
+    Raises:
+        StdetError: the config names no model, or the data can't be read.
+    """
+    from stdet.build import Builder
+    from stdet.datatools.preview import preview
+
+    folder = _new_folder(Path(config.hydra.run.dir))
+    document = preview(Builder(config, _plugins()[0]), count, epoch, folder / "data_preview.png", reporter)
+    write_json(folder / "data_preview.json", document)
+    return RunResult(folder, document, [])
 
 
 def write_data(

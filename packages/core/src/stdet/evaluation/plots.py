@@ -28,15 +28,26 @@ def draw_detections(
 ) -> np.ndarray:
     """A copy of a uint8 (H, W, 3) RGB image with labelled boxes; `truth` (N, 4) xyxy is drawn thin and white."""
     canvas = np.ascontiguousarray(image[..., :3]).copy()
-    line = max(1, round(min(canvas.shape[:2]) / 250))
+    line = _line_width(canvas)
     for box in truth if truth is not None else ():
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (255, 255, 255), line)
-    for box, score, label in reversed(list(zip(found.boxes, found.scores, found.labels, strict=True))):
+    texts = [f"{class_names[int(k)]} {float(score):.2f}" for k, score in zip(found.labels, found.scores, strict=True)]
+    return draw_boxes(canvas, found.boxes, found.labels, texts)
+
+
+def _line_width(image: np.ndarray) -> int:
+    return max(1, round(min(image.shape[:2]) / 250))
+
+
+def draw_boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """A copy of a uint8 (H, W, 3) RGB image with boxes (N, 4) xyxy in the colours of their labels (N,), the first on top."""
+    canvas = image.copy()
+    line = _line_width(canvas)
+    for box, label, text in reversed(list(zip(boxes, labels, texts, strict=True))):
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         colour = PALETTE[int(label) % len(PALETTE)]
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line)
-        text = f"{class_names[int(label)]} {float(score):.2f}"
         size = max(0.35, min(canvas.shape[:2]) / 1000)
         (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
         top = max(y1 - height - 3, 0)
