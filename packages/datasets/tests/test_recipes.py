@@ -13,7 +13,7 @@ from stdet.data.preprocess import resize
 from stdet.interfaces.transform import TransformContext
 from stdet.structures import Preprocess, Sample
 from stdet_datasets import ssd_recipe
-from stdet_datasets.geometry import out_of_view, paste, random_affine, shift, warp_boxes
+from stdet_datasets.geometry import paste, random_affine, shift, warp_boxes
 from stdet_datasets.options import YoloxAugmentation
 from stdet_datasets.ssd_recipe import SsdRecipe, _ious, distort, expansion, iou_crop
 from stdet_datasets.yolox_recipe import YoloxRecipe, change_hsv
@@ -273,8 +273,13 @@ def test_tiles_out_of_view_are_never_decoded() -> None:
     for seed in range(40):
         recipe(painted(), context(seed, partner))
     assert 0 < len(decoded) < 40 * 3 * 0.8
-    assert out_of_view((10, 10), shift(200, 0), (160, 160))
-    assert not out_of_view((10, 10), shift(155, 155), (160, 160))
+    decoded.clear()
+    canvas = np.zeros((160, 160, 3), np.uint8)
+    assert not paste(partner(), canvas, shift(160, 0))
+    assert not paste(partner(), canvas, shift(0, -100))
+    assert not decoded
+    assert paste(partner(), canvas, shift(159, 159))
+    assert decoded
 
 
 def test_the_same_generator_makes_the_same_sample_and_another_one_another() -> None:

@@ -185,6 +185,9 @@ class Builder:
             ),
             rank=rank(),
             world_size=world_size(),
+            cache_images=self.config.dataset.cache_images,
+            cache_limit_bytes=int(self.config.dataset.cache_limit_gib * (1 << 30)),
+            recent_partners=getattr(augmentation, "mosaic_buffer", 0) or None,
         )
 
     def optimizer(self, detector: Detector) -> torch.optim.Optimizer:

@@ -39,9 +39,12 @@ def random_affine(
 
 def shift(x: float, y: float) -> np.ndarray:
     """A float (3, 3) translation."""
-    matrix = np.eye(3)
-    matrix[:2, 2] = x, y
-    return matrix
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def stretch(x: float, y: float) -> np.ndarray:
+    """A float (3, 3) scaling about the origin."""
+    return np.array([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]])
 
 
 def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -73,9 +76,9 @@ def paste(
     tile: Sample,
     canvas: np.ndarray,
     matrix: np.ndarray,
-    region: tuple[float, float, float, float] | None = None,
+    region: tuple[int, int, int, int] | None = None,
     interpolation: str = "bilinear",
-) -> None:
+) -> bool:
     """Warp a sample's image by `matrix` straight into `canvas`, leaving the canvas as it is elsewhere.
 
     The map is in pixel-edge coordinates. A side that shrinks to less than half is averaged down first: one warp alone
@@ -85,42 +88,37 @@ def paste(
         canvas: uint8 (H, W, 3 or 4).
         region: part of the image to paste, (x1, y1, x2, y2) in its pixels; all of it when None.
         interpolation: `nearest`, `bicubic`, else bilinear.
+
+    Returns:
+        Whether the upright hull of what was to be pasted meets the canvas. If not, the image isn't even decoded.
     """
-    scale_x, scale_y = np.hypot(matrix[0, :2], matrix[1, :2]).tolist()
+    x1, y1, x2, y2 = region or (0, 0, tile.width, tile.height)
+    (ax, bx, cx), (ay, by, cy) = matrix[0].tolist(), matrix[1].tolist()
+    left = max(0, math.floor(cx + min(ax * x1, ax * x2) + min(bx * y1, bx * y2)))
+    top = max(0, math.floor(cy + min(ay * x1, ay * x2) + min(by * y1, by * y2)))
+    right = min(canvas.shape[1], math.ceil(cx + max(ax * x1, ax * x2) + max(bx * y1, bx * y2)))
+    bottom = min(canvas.shape[0], math.ceil(cy + max(ay * x1, ay * x2) + max(by * y1, by * y2)))
+    if left >= right or top >= bottom or x1 >= x2 or y1 >= y2:
+        return False
+    scale_x, scale_y = math.hypot(ax, bx), math.hypot(ay, by)
     image, factor = tile.reduced(max(scale_x, scale_y))
-    matrix = matrix @ np.diag([factor, factor, 1.0])
-    if region is not None:
-        x1, y1, x2, y2 = (int(v / factor) for v in region)
-        image, matrix = image[y1:y2, x1:x2], matrix @ shift(x1, y1)
-    if 0 in image.shape[:2]:
-        return
-    height, width = image.shape[:2]
-    image = reduce_first(image, scale_x * factor, scale_y * factor)
-    matrix = matrix @ np.diag([width / image.shape[1], height / image.shape[0], 1.0])
+    x1, y1, x2, y2 = x1 // factor, y1 // factor, -(-x2 // factor), -(-y2 // factor)
+    part = image[y1:y2, x1:x2]
+    image = reduce_first(part, scale_x * factor, scale_y * factor)
     if image.shape[2] != canvas.shape[2]:
         image = image[..., :3] if canvas.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    # Only the part of the canvas that the image reaches is warped.
-    hull = warp_boxes(np.array([[0, 0, image.shape[1], image.shape[0]]], np.float64), matrix)[0].tolist()
-    left, top = (max(0, math.floor(v)) for v in hull[:2])
-    right, bottom = (min(side, math.ceil(v)) for side, v in zip(canvas.shape[1::-1], hull[2:], strict=True))
-    if left >= right or top >= bottom:
-        return
+    step_x, step_y = part.shape[1] / image.shape[1] * factor, part.shape[0] / image.shape[0] * factor
     # OpenCV maps pixel centres; ours are half a pixel inside the edges.
-    centred = shift(-0.5 - left, -0.5 - top) @ matrix @ shift(0.5, 0.5)
+    from_centres = shift(x1 * factor + step_x / 2, y1 * factor + step_y / 2) @ stretch(step_x, step_y)
     cv2.warpAffine(
         np.ascontiguousarray(image),
-        centred[:2],
+        (shift(-0.5 - left, -0.5 - top) @ matrix @ from_centres)[:2],
         (right - left, bottom - top),
         dst=canvas[top:bottom, left:right],
         flags=WARP_FLAGS.get(interpolation, cv2.INTER_LINEAR),
         borderMode=cv2.BORDER_TRANSPARENT,
     )
-
-
-def out_of_view(size: tuple[float, float], matrix: np.ndarray, canvas: tuple[int, int]) -> bool:
-    """Whether an image of `size` (h, w) mapped by `matrix` misses a canvas of (h, w) pixels altogether."""
-    x1, y1, x2, y2 = warp_boxes(np.array([[0, 0, size[1], size[0]]], np.float32), matrix)[0]
-    return bool(x2 <= 0 or y2 <= 0 or x1 >= canvas[1] or y1 >= canvas[0])
+    return True
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:

@@ -27,6 +27,12 @@ class YoloxAugmentation(Options):
         None, description="train at sizes from low to high, in units of 32 px; wins over multiscale_range"
     )
     mosaic_prob: Probability = Field(1.0, description="probability of joining four images into one")
+    mosaic_buffer: int = Field(
+        0,
+        ge=0,
+        description="draw mosaic and mixup partners from about this many recently used images, which is faster; "
+        "0 draws from the whole set",
+    )
     mosaic_scale: tuple[float, float] = Field((0.5, 1.5), description="scale range of the mosaic")
     enable_mixup: bool = Field(False, description="blend a second image over a mosaic")
     mixup_prob: Probability = Field(1.0, description="probability of mixup, when it is enabled")

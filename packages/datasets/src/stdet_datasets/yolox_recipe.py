@@ -12,10 +12,10 @@ from stdet_datasets.geometry import (
     clip_boxes,
     flip_boxes,
     input_scale,
-    out_of_view,
     paste,
     random_affine,
     shift,
+    stretch,
     warp_boxes,
 )
 from stdet_datasets.options import YoloxAugmentation
@@ -88,7 +88,7 @@ class YoloxRecipe(Transform):
         matrix = shift(width / 2, height / 2) @ turn @ shift(-width / 2, -height / 2)
         if context.preprocess.resize_mode == "crop":
             matrix = matrix @ shift((width - sample.width * scale_x) / 2, (height - sample.height * scale_y) / 2)
-        matrix = matrix @ np.diag([scale_x, scale_y, 1.0])
+        matrix = matrix @ stretch(scale_x, scale_y)
         canvas = _canvas(context)
         paste(sample, canvas, matrix, interpolation=context.preprocess.interpolation)
         return Sample(canvas, *clip_boxes(warp_boxes(sample.boxes, matrix), sample.labels, (height, width)))
@@ -111,13 +111,12 @@ class YoloxRecipe(Transform):
             scale_y, scale_x = input_scale((tile.height, tile.width), context.preprocess)
             tile_h, tile_w = tile.height * scale_y, tile.width * scale_x
             left, top = meet_x - (0 if right else tile_w), meet_y - (0 if below else tile_h)
-            whole = view @ shift(left, top) @ np.diag([scale_x, scale_y, 1.0])
-            # A tile ends where the canvas of twice the input does.
-            x1, x2 = max(0.0, -left) / scale_x, min(tile_w, 2 * width - left) / scale_x
-            y1, y2 = max(0.0, -top) / scale_y, min(tile_h, 2 * height - top) / scale_y
-            if x2 - x1 < 1 or y2 - y1 < 1 or out_of_view((y2 - y1, x2 - x1), whole @ shift(x1, y1), (height, width)):
+            whole = view @ shift(left, top) @ stretch(scale_x, scale_y)
+            # A tile ends where the canvas of twice the input does, to the nearest of its own pixels.
+            x1, x2 = round(max(0.0, -left) / scale_x), round(min(tile_w, 2 * width - left) / scale_x)
+            y1, y2 = round(max(0.0, -top) / scale_y), round(min(tile_h, 2 * height - top) / scale_y)
+            if not paste(tile, canvas, whole, (x1, y1, x2, y2), context.preprocess.interpolation):
                 continue
-            paste(tile, canvas, whole, (x1, y1, x2, y2), context.preprocess.interpolation)
             cut = np.clip(tile.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2]).astype(np.float32)
             seen = (cut[:, 2:] - cut[:, :2]).min(1, initial=np.inf) > 0
             boxes.append(warp_boxes(cut[seen], whole))
@@ -138,9 +137,9 @@ class YoloxRecipe(Transform):
         scaled_h, scaled_w = other.height * scale_y, other.width * scale_x
         room_x, room_y = scaled_w - width, scaled_h - height
         left, top = -rng.uniform(0, max(room_x, 0)), -rng.uniform(0, max(room_y, 0))
-        matrix = shift(left, top) @ np.diag([scale_x, scale_y, 1.0])
+        matrix = shift(left, top) @ stretch(scale_x, scale_y)
         if rng.random() < MIXUP_FLIP_PROB:
-            matrix = matrix @ shift(other.width, 0) @ np.diag([-1.0, 1.0, 1.0])
+            matrix = matrix @ shift(other.width, 0) @ stretch(-1.0, 1.0)
         canvas = _canvas(context)
         paste(other, canvas, matrix, interpolation=context.preprocess.interpolation)
         boxes, labels = clip_boxes(warp_boxes(other.boxes, matrix), other.labels, (height, width))

@@ -431,6 +431,9 @@ class _Checker:
             self._notes.append("dataset.mixup_prob and mixup_scale do nothing while enable_mixup is False")
         if getattr(augmentation, "random_size", None) is not None and given.get("multiscale_range"):
             self._notes.append("dataset.multiscale_range does nothing beside random_size")
+        kept = given.get("cache_images", "none") != "none" or getattr(augmentation, "mosaic_buffer", 0)
+        if given.get("cache_limit_gib") and not kept:
+            self._notes.append("dataset.cache_limit_gib does nothing without cache_images")
 
     def _check_model(self, mode: str, family: ModelFamily | None, built: dict[str, Any]) -> None:
         model, dataset, preprocessing = built["model"], built["dataset"], built["preprocessing"]

@@ -88,6 +88,13 @@ class Dataset(Section):
     quantization_split: float | None = Field(None, gt=0, le=1, description="share of them to use; default: all")
     seed: int = Field(123, ge=0, description="of shuffling, augmentation and the calibration draw")
     num_workers: int = Field(4, ge=0, description="processes that read images; 0 reads in the main process")
+    cache_images: Literal["none", "ram", "disk"] = Field(
+        "none",
+        description="keep decoded training images, shrunk to the input size: in memory, or in stdet's cache folder",
+    )
+    cache_limit_gib: float = Field(
+        8.0, gt=0, description="most memory or disk space for it; images beyond that are decoded each time"
+    )
     on_bad_data: Literal["error", "skip"] = Field(
         "error", description="missing or unreadable images and unusable boxes: stop, or leave out with one warning"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -16,17 +16,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stdet.data.image_cache import DiskCache, ImageCache, MemoryCache, RecentImages
 from stdet.data.preprocess import Geometry, prepare, to_tensor_layout
-from stdet.errors import DataError
+from stdet.errors import DataError, StdetError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Targets
 from stdet.interfaces.transform import Transform, TransformContext
-from stdet.structures import Preprocess
+from stdet.structures import Preprocess, Sample
 
 log = logging.getLogger(__name__)
 
 SIZE_PERIOD = 10
 """Batches that share one multi-scale size, as in YOLOX."""
+
+LANES = 12
+"""Batches n, n + 12, n + 24... share recent images: with 1, 2, 3, 4, 6 or 12 workers all of them are made by the same
+worker, which then decodes each image once. With another number samples are the same, but made more slowly."""
 
 T = TypeVar("T")
 
@@ -75,6 +80,7 @@ class _Key:
     position: int
     strong: bool
     size: tuple[int, int]
+    partners: np.ndarray | None
 
 
 def multiscale_sizes(
@@ -125,6 +131,9 @@ class TrainLoader:
         sizes: Sizes | None = None,
         rank: int = 0,
         world_size: int = 1,
+        cache_images: Literal["none", "ram", "disk"] = "none",
+        cache_limit_bytes: int = 8 << 30,
+        recent_partners: int | None = None,
     ) -> None:
         """Args:
         dataset: images and boxes.
@@ -136,6 +145,11 @@ class TrainLoader:
         num_workers: processes that make samples; 0 makes them in this one.
         sizes: draws another input size every `SIZE_PERIOD` batches, except in the last `no_aug_epochs`.
         rank, world_size: this process's share of every epoch.
+        cache_images: where decoded images are kept, see `stdet.data.image_cache`.
+        cache_limit_bytes: of that memory or disk space; shared out among the workers where each has its own.
+        recent_partners: number of images of the batch itself and of batches `LANES`, 2 `LANES`... before it in the epoch
+            that `TransformContext.draw` chooses from; None draws from the whole set. A batch early in the epoch has
+            fewer, at least its own.
 
         Raises:
             DataError: the data set is empty.
@@ -145,7 +159,17 @@ class TrainLoader:
                 "the training set holds no image", "check dataset.train_images_path and train_annotations_path"
             )
         self.seed = seed
-        self._samples = _TrainingSamples(dataset, recipe, preprocess, seed)
+        cache: ImageCache | None = None
+        if cache_images == "ram":
+            cache = MemoryCache(dataset, preprocess, cache_limit_bytes)
+        elif cache_images == "disk":
+            cache = DiskCache(dataset, preprocess, cache_limit_bytes)
+        elif recent_partners is not None:
+            processes = max(1, num_workers)
+            count = -(-LANES // processes) * (recent_partners + batch_size)
+            cache = RecentImages(dataset, preprocess, count, cache_limit_bytes // processes)
+        self._samples = _TrainingSamples(dataset, recipe, preprocess, seed, cache)
+        self._recent = recent_partners
         self._batch_size = batch_size
         self._closed_from = epochs - no_aug_epochs
         self._workers = num_workers
@@ -178,10 +202,26 @@ class TrainLoader:
         order = np.resize(order, self._per_rank * self._world)  # wraps around so that every process gets as many
         mine = [(position, int(order[position])) for position in range(self._rank, len(order), self._world)]
         strong = epoch < self._closed_from
+        batches = [mine[first:last] for first, last in self._bounds()]
+        partners = self._partners(batches)
+        sizes = self._batch_sizes(epoch, strong)
         return [
-            [_Key(index, epoch, position, strong, size) for position, index in mine[first:last]]
-            for (first, last), size in zip(self._bounds(), self._batch_sizes(epoch, strong), strict=True)
+            [_Key(index, epoch, position, strong, size, pool) for position, index in batch]
+            for batch, size, pool in zip(batches, sizes, partners, strict=True)
         ]
+
+    def _partners(self, batches: list[list[tuple[int, int]]]) -> list[np.ndarray | None]:
+        """For each batch of (position, index), the indices that its samples draw partners from; None for all."""
+        if self._recent is None:
+            return [None] * len(batches)
+        lanes: list[np.ndarray] = [np.zeros(0, np.int64)] * LANES
+        pools: list[np.ndarray | None] = []
+        for number, batch in enumerate(batches):
+            own = np.array([index for _, index in batch])
+            earlier = max(0, self._recent - len(own))
+            lanes[number % LANES] = np.concatenate([lanes[number % LANES][-earlier:] if earlier else own[:0], own])
+            pools.append(lanes[number % LANES])
+        return pools
 
     def _bounds(self) -> list[tuple[int, int]]:
         starts = [i * self._batch_size for i in range(len(self))]
@@ -199,41 +239,54 @@ _TrainingSample = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 _EvaluationSample = tuple[np.ndarray, int, Geometry, tuple[int, int]]
 
 
-class _TrainingSamples(Dataset[_TrainingSample | DataError]):
+class _TrainingSamples(Dataset[_TrainingSample | StdetError]):
     """Makes the sample of a key. An unusable file is handed over as a value: a worker's exception would reach the user
     wrapped in the worker's traceback."""
 
-    def __init__(self, dataset: DetectionDataset, recipe: Transform, preprocess: Preprocess, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        recipe: Transform,
+        preprocess: Preprocess,
+        seed: int,
+        cache: ImageCache | None = None,
+    ) -> None:
         self.dataset = dataset
         self.preprocess = preprocess
         self._recipe = recipe
         self._seed = seed
+        self._source = cache or dataset
 
-    def __getitem__(self, key: _Key) -> _TrainingSample | DataError:
+    def __getitem__(self, key: _Key) -> _TrainingSample | StdetError:
         rng = np.random.default_rng([self._seed, key.epoch, key.position])
-        preprocess = self.preprocess.with_size(*key.size)
-        context = TransformContext(
-            rng, lambda: self.dataset.sample(int(rng.integers(len(self.dataset)))), preprocess, key.strong
-        )
+        same = key.size == self.preprocess.size
+        preprocess = self.preprocess if same else self.preprocess.with_size(*key.size)
+
+        def draw() -> Sample:
+            if key.partners is None:
+                return self._source.sample(int(rng.integers(len(self.dataset))))
+            return self._source.sample(int(rng.choice(key.partners)))
+
+        context = TransformContext(rng, draw, preprocess, key.strong)
         try:
-            sample = self._recipe(self.dataset.sample(key.index), context)
-        except DataError as error:
+            sample = self._recipe(self._source.sample(key.index), context)
+        except StdetError as error:
             return error
         return to_tensor_layout(sample.image, preprocess), sample.boxes, sample.labels, key.index
 
 
-def _raising(batches: Iterable[T | DataError]) -> Iterator[T]:
+def _raising(batches: Iterable[T | StdetError]) -> Iterator[T]:
     """The batches; the first error among them is raised here, in the caller's process."""
     for batch in batches:
-        if isinstance(batch, DataError):
+        if isinstance(batch, StdetError):
             raise batch
         yield batch
 
 
-def _collate(made: list[_TrainingSample | DataError]) -> Batch | DataError:
-    samples = [sample for sample in made if not isinstance(sample, DataError)]
+def _collate(made: list[_TrainingSample | StdetError]) -> Batch | StdetError:
+    samples = [sample for sample in made if not isinstance(sample, StdetError)]
     if len(samples) < len(made):
-        return next(sample for sample in made if isinstance(sample, DataError))
+        return next(sample for sample in made if isinstance(sample, StdetError))
     images = torch.from_numpy(np.stack([image for image, *_ in samples]))
     most = max((len(labels) for _, _, labels, _ in samples), default=0)
     boxes = torch.zeros(len(samples), most, 4)
@@ -280,14 +333,14 @@ class EvalLoader:
         )
 
 
-class _EvaluationSamples(Dataset[_EvaluationSample | DataError]):
+class _EvaluationSamples(Dataset[_EvaluationSample | StdetError]):
     """Reads and preprocesses the image of an index; errors as in `_TrainingSamples`."""
 
     def __init__(self, dataset: DetectionDataset, preprocess: Preprocess) -> None:
         self._dataset = dataset
         self._preprocess = preprocess
 
-    def __getitem__(self, index: int) -> _EvaluationSample | DataError:
+    def __getitem__(self, index: int) -> _EvaluationSample | StdetError:
         try:
             image = self._dataset.read_image(index)
         except DataError as error:
@@ -296,10 +349,10 @@ class _EvaluationSamples(Dataset[_EvaluationSample | DataError]):
         return pixels, index, geometry, (image.shape[0], image.shape[1])
 
 
-def _collate_evaluation(made: list[_EvaluationSample | DataError]) -> EvalBatch | DataError:
-    samples = [sample for sample in made if not isinstance(sample, DataError)]
+def _collate_evaluation(made: list[_EvaluationSample | StdetError]) -> EvalBatch | StdetError:
+    samples = [sample for sample in made if not isinstance(sample, StdetError)]
     if len(samples) < len(made):
-        return next(sample for sample in made if isinstance(sample, DataError))
+        return next(sample for sample in made if isinstance(sample, StdetError))
     images, indices, geometries, sizes = (list(column) for column in zip(*samples, strict=True))
     return EvalBatch(torch.from_numpy(np.stack(images)), indices, geometries, sizes)
 
