@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from stdet.evaluation.postprocess import select
 from stdet.interfaces.detector import Targets
 from stdet_models_ssd.detector import Ssd
 from stdet_models_ssd.matching import overlaps
@@ -38,3 +39,13 @@ def test_four_pictures_are_learned_by_heart(make: Callable[..., Ssd]) -> None:
         assert label == int(labels[image])
         assert float(found.scores[image, best, label]) > 0.5
         assert float(overlaps(found.boxes[image, best][None, None], boxes[image][None])) > 0.5
+
+
+def test_a_prior_is_one_detection_for_each_class_that_scores_enough(make: Callable[..., Ssd]) -> None:
+    model = make(num_classes=3)
+    logits, offsets = torch.zeros(1, 3000, 4), torch.zeros(1, 3000, 4)
+    logits[..., 0] = 20.0
+    logits[0, 1000] = torch.tensor([0.0, 5.0, 5.0, 0.0])
+    found = select(model.decode((logits, offsets)), 0.3, 0.5)[0]
+    assert found.labels.tolist() == [0, 1]
+    assert (found.boxes[0] == found.boxes[1]).all()

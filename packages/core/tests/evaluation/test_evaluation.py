@@ -235,13 +235,49 @@ def test_with_several_labels_an_anchor_speaks_for_every_class_that_scores_enough
     corner = rng.uniform(0, 60, (12, 2))
     boxes = np.hstack([corner, corner + rng.uniform(5, 50, (12, 2))]).astype(np.float32)
     scores = rng.random((12, 3)).astype(np.float32)
-    candidates = Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)[None])
-    found = select(candidates, 0.5, 0.4, multi_label=True)[0]
+    candidates = Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)[None], multi_label=True)
+    found = select(candidates, 0.5, 0.4)[0]
     anchors, labels = np.repeat(np.arange(12), 3), np.tile(np.arange(3), 12)
     expected = slow_nms(boxes[anchors].astype(float), scores.ravel(), labels, 0.5, 0.4)
     np.testing.assert_array_equal(found.boxes, boxes[anchors[expected]])
     np.testing.assert_array_equal(found.labels, labels[expected])
     np.testing.assert_array_equal(found.scores, scores.ravel()[expected])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 6))
+def test_a_limit_a_class_keeps_the_best_of_what_nms_without_it_keeps(seed: int, limit: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 60, (1, 90, 2))
+    boxes = torch.from_numpy(np.concatenate([corner, corner + rng.uniform(20, 50, (1, 90, 2))], -1).astype(np.float32))
+    scores = torch.from_numpy(rng.integers(1, 30, (1, 90, 2)).astype(np.float32) / 30)  # with ties
+    candidates = Candidates(boxes, scores, multi_label=True)
+    everything, limited = select(candidates, 0.1, 0.3)[0], select(candidates, 0.1, 0.3, max_per_class=limit)[0]
+    rank = [int((everything.labels[:i] == label).sum()) for i, label in enumerate(everything.labels)]
+    expected = [i for i, place in enumerate(rank) if place < limit]
+    np.testing.assert_array_equal(limited.boxes, everything.boxes[expected])
+    np.testing.assert_array_equal(limited.scores, everything.scores[expected])
+    np.testing.assert_array_equal(select(candidates, 0.1, 0.3, limit)[0].boxes, everything.boxes[:limit])
+
+
+class TwoAtOnce:
+    """Sees one box that may be either class, and says so of every image."""
+
+    def __init__(self, multi_label: bool) -> None:
+        self.multi_label = multi_label
+
+    def __call__(self, images: Tensor) -> Candidates:
+        boxes = torch.tensor([[[1.0, 2, 5, 6]]]).repeat(len(images), 1, 1)
+        return Candidates(boxes, torch.tensor([[[0.6, 0.5, 0.0]]]).repeat(len(images), 1, 1), self.multi_label)
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_evaluation_and_pictures_take_from_the_model_whether_a_box_may_be_of_several_classes(multi_label: bool) -> None:
+    dataset, preprocess = Given(1), Preprocess(8, 8)
+    report = evaluate(TwoAtOnce(multi_label), dataset, preprocess)
+    found = detect(TwoAtOnce(multi_label), dataset.read_image(0), preprocess, 0.25, 0.5)
+    assert report.detections == len(dataset) * (2 if multi_label else 1)
+    assert found.labels.tolist() == ([0, 1] if multi_label else [0])
 
 
 def test_a_box_that_overflowed_is_left_out_and_spoils_no_other() -> None:

@@ -115,7 +115,7 @@ class Ssd(Detector):
     def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
         logits, offsets = (output.float() for output in outputs[:2])
         priors = priors_in_pixels(*(input_size or self.spec.preprocess.size), self.spec.strides, offsets.device)
-        return Candidates(decode(offsets, priors), logits.softmax(-1)[..., 1:])
+        return Candidates(decode(offsets, priors), logits.softmax(-1)[..., 1:], multi_label=True)
 
     def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
         """`total` = classification + regression, each over the positives of all processes.

@@ -36,6 +36,10 @@ METRICS = (
 """COCO's twelve numbers, in pycocotools' order."""
 
 
+MAX_PER_CLASS = 100
+"""Detections of an image and class that COCO's rules look at."""
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """What a model scores on a data set.
@@ -44,7 +48,8 @@ class EvaluationReport:
         metrics: COCO's twelve numbers, and `AP@<t>` for another IoU threshold; 0..1, None where there is nothing to
             find (no object of that size).
         per_class: class name to its `AP` and `AP50`.
-        images, ground_truths, detections: how many; ignored boxes aren't counted.
+        images, ground_truths, detections: how many; ignored boxes aren't counted, nor are detections beyond the 100 best
+            of an image and class, which COCO doesn't look at.
         thresholds: confidence, NMS, and the limit of detections an image.
         dataset_sha256: of the ground truth.
         seconds: wall time of prediction and scoring.
@@ -101,7 +106,6 @@ def evaluate(
     nms_thresh: float = 0.65,
     iou_eval_thresh: float = 0.5,
     max_detections: int | None = None,
-    multi_label: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
@@ -113,8 +117,8 @@ def evaluate(
 
     Args:
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
-        max_detections: at most so many an image before scoring; COCO itself counts 100 a class and image.
-        multi_label: as in `select`.
+        max_detections: at most so many an image before scoring; the best 100 of a class are taken at any rate, since
+            COCO counts no more.
 
     Raises:
         DataError: there is nothing to evaluate on, or an image can't be read.
@@ -134,7 +138,7 @@ def evaluate(
                 f"the model scores {classes} classes, the data set has {len(dataset.class_names)}",
                 "give dataset.class_names all classes of the model, in its order",
             )
-        selected = select(candidates, confidence_thresh, nms_thresh, max_detections, multi_label=multi_label)
+        selected = select(candidates, confidence_thresh, nms_thresh, max_detections, max_per_class=MAX_PER_CLASS)
         for index, geometry, one in zip(batch.indices, batch.geometries, selected, strict=True):
             found[index] = Detections(geometry.to_image(one.boxes), one.scores, one.labels)
         if progress:

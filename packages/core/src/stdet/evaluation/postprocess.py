@@ -19,56 +19,67 @@ def select(
     nms_thresh: float,
     max_detections: int | None = None,
     *,
-    multi_label: bool = False,
+    max_per_class: int | None = None,
 ) -> list[Detections]:
     """The detections of each image, best first, in pixels of the network's input.
 
-    Boxes suppress each other within a class. A box that isn't finite (an exponential that overflowed) is no detection.
+    Boxes suppress each other within a class; whether a box may be a detection of several classes is the candidates'
+    `multi_label`. A box that isn't finite (an exponential that overflowed) is no detection.
 
     Args:
         confidence_thresh: least score, 0..1, inclusive.
         nms_thresh: IoU above which the weaker of two boxes of a class is dropped, 0..1.
         max_detections: at most so many an image, of all classes together; None for no limit.
-        multi_label: an anchor may be several detections, one for each class that scores enough, as in SSD; else it
-            speaks for its best class only, as in YOLOX.
+        max_per_class: at most so many an image and class; None for no limit.
     """
-    return [
-        _select_one(boxes.float(), scores.float(), confidence_thresh, nms_thresh, max_detections, multi_label)
-        for boxes, scores in zip(candidates.boxes, candidates.scores, strict=True)
-    ]
+    limits = [limit for limit in (max_detections, max_per_class) if limit is not None]
+    found = []
+    for boxes, scores in zip(candidates.boxes.float(), candidates.scores.float(), strict=True):
+        anchors, labels = _confident(boxes, scores, confidence_thresh, candidates.multi_label)
+        boxes, scores = boxes[anchors], scores[anchors, labels]
+        kept = _nms_within_classes(boxes, scores, labels, nms_thresh, min(limits, default=None))[:max_detections]
+        found.append(Detections(boxes[kept].cpu().numpy(), scores[kept].cpu().numpy(), labels[kept].cpu().numpy()))
+    return found
 
 
-def _select_one(
-    boxes: Tensor,
-    scores: Tensor,
-    confidence_thresh: float,
-    nms_thresh: float,
-    max_detections: int | None,
-    multi_label: bool,
-) -> Detections:
+def _confident(boxes: Tensor, scores: Tensor, confidence_thresh: float, multi_label: bool) -> tuple[Tensor, Tensor]:
+    """Rows and classes of the finite boxes that score enough."""
     if multi_label:
         enough = scores >= confidence_thresh
     else:
         best, labels = scores.max(-1, keepdim=True)
         enough = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, labels, best >= confidence_thresh)
-    anchors, labels = (enough & boxes.isfinite().all(-1, keepdim=True)).nonzero(as_tuple=True)
-    boxes, scores = boxes[anchors], scores[anchors, labels]
-    kept = _nms_within_classes(boxes, scores, labels, nms_thresh)[:max_detections]
-    return Detections(boxes[kept].cpu().numpy(), scores[kept].cpu().numpy(), labels[kept].cpu().numpy())
+    anchors, classes = (enough & boxes.isfinite().all(-1, keepdim=True)).nonzero(as_tuple=True)
+    return anchors, classes
 
 
-def _nms_within_classes(boxes: Tensor, scores: Tensor, labels: Tensor, nms_thresh: float) -> Tensor:
-    """Indices of the boxes that remain, best first, equal scores in their old order.
+def _nms_within_classes(boxes: Tensor, scores: Tensor, labels: Tensor, nms_thresh: float, limit: int | None) -> Tensor:
+    """Indices of the boxes that remain, at most `limit` a class, best first, equal scores in their old order.
 
     Class by class: torchvision's `batched_nms` moves small sets apart by class instead, which rounds the boxes, so that
     overlaps near the threshold are decided wrongly.
     """
+    order = scores.argsort(descending=True, stable=True)
+    by_class = order[labels[order].argsort(stable=True)]
+    groups = by_class.split(labels.bincount(minlength=1).tolist())
     kept = torch.zeros_like(labels, dtype=torch.bool)
-    for label in labels.unique():
-        own = (labels == label).nonzero().squeeze(1)
-        kept[own[nms(boxes[own], scores[own], nms_thresh)]] = True
-    remaining = kept.nonzero().squeeze(1)
-    return remaining[scores[remaining].argsort(descending=True, stable=True)]
+    for own in groups:
+        kept[own[_nms(boxes[own], scores[own], nms_thresh, limit)]] = True
+    return order[kept[order]]
+
+
+def _nms(boxes: Tensor, scores: Tensor, nms_thresh: float, limit: int | None) -> Tensor:
+    """The first `limit` indices that NMS keeps of boxes that are sorted, best first.
+
+    Weaker boxes never suppress stronger ones, so the best few hundred decide alone as long as `limit` of them remain:
+    on thousands of priors that all score a little, most of the time.
+    """
+    window = len(boxes) if limit is None else 4 * limit
+    while True:
+        kept = nms(boxes[:window], scores[:window], nms_thresh)[:limit]
+        if len(kept) == limit or window >= len(boxes):
+            return kept
+        window *= 4
 
 
 def detect(
@@ -78,13 +89,11 @@ def detect(
     confidence_thresh: float,
     nms_thresh: float,
     max_detections: int | None = None,
-    *,
-    multi_label: bool = False,
 ) -> Detections:
     """Detections in one uint8 (H, W, 3) RGB image, clipped to it, in its pixels; the thresholds are those of `select`."""
     pixels, geometry = prepare(image, preprocess)
     candidates = predictor(normalize(torch.from_numpy(pixels)[None], preprocess))
-    found = select(candidates, confidence_thresh, nms_thresh, max_detections, multi_label=multi_label)[0]
+    found = select(candidates, confidence_thresh, nms_thresh, max_detections)[0]
     height, width = image.shape[:2]
     boxes = geometry.to_image(found.boxes)
     return Detections(np.clip(boxes, 0, [width, height, width, height]).astype(np.float32), found.scores, found.labels)

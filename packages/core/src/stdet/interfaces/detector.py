@@ -42,10 +42,13 @@ class Candidates:
     Attributes:
         boxes: float32 (B, N, 4), xyxy, pixels of the network's input, not clipped.
         scores: float32 (B, N, num_classes), 0..1, one column an object class (no background).
+        multi_label: a box may be several detections, one for each class that scores enough, as in SSD; else it speaks
+            for its best class only, as in YOLOX. A fact of the model, so that whoever selects detections agrees.
     """
 
     boxes: Tensor
     scores: Tensor
+    multi_label: bool = False
 
 
 class Detector(nn.Module, ABC):
