@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import codecs
 import mmap
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
 
 from stdet.errors import DataError
-from stdet.interfaces.dataset import DatasetRequest
+from stdet.interfaces.dataset import DatasetRequest, Fault
+from stdet_datasets.annotation_cache import Entry, cached, content_hash
+from stdet_datasets.images import check_images
 from stdet_datasets.packed import (
     MAX_AREA,
     Complaints,
     Objects,
     PackedDataset,
     clean_boxes,
-    note_other_classes,
+    image_names,
+    is_inside,
+    pack,
     required_folder,
     resolve_classes,
-    usable_image,
 )
 
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -70,31 +75,58 @@ class CocoDataset(PackedDataset):
         path = request.annotations_path
         if path is None:
             raise DataError(f"dataset.{request.split}_annotations_path is not set", "give the COCO JSON file")
-        instances = _read(path)
-        categories = sorted(instances.categories, key=lambda c: c.id)
-        names = resolve_classes(request.class_names, [c.name for c in categories], str(path))
         complaints = Complaints(request)
-        images = sorted(instances.images, key=lambda image: image.id)
-        usable = [usable_image(folder, i.file_name, (i.height, i.width), complaints) for i in images]
-        ids = _distinct((i.id for i in images), len(images), f"{path}: two images")
-        sizes = np.array([(i.height, i.width) for i in images], np.int32).reshape(-1, 2)
-        owner, objects = _objects(path, instances, names, ids, sizes, request.split, complaints)
+        key = ["coco", str(path), content_hash([path]), request.class_names]
+        packed = cached(key, lambda: _pack(path, request.class_names))
+        complaints.replay(packed)
+        rows = check_images(folder, image_names(packed), packed.arrays["sizes"], complaints)
         complaints.settle()
-        kept = np.array(usable, bool)
-        rows = kept[owner]
-        counts = np.bincount(owner[rows], minlength=len(images))[kept]
-        paths = [image.file_name for image, use in zip(images, usable, strict=True) if use]
-        super().__init__(
-            folder, names, paths, ids[kept], sizes[kept], counts, objects[rows], keep_alpha=request.keep_alpha
-        )
+        super().__init__(folder, packed, rows, keep_alpha=request.keep_alpha)
+
+
+class _Categories(NamedTuple):
+    """Category ids, ascending, and the label of each; -1 for those that aren't wanted."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+class _Objects(NamedTuple):
+    owner: np.ndarray
+    objects: Objects
+    faults: list[Fault]
+    other_classes: int
+
+
+def _pack(path: Path, class_names: tuple[str, ...] | None) -> Entry:
+    instances = _read(path)
+    images = sorted(instances.images, key=lambda image: image.id)
+    names = [image.file_name for image in images]
+    outside = next((name for name in names if not is_inside(name)), None)
+    if outside is not None:
+        raise DataError(f"{path}: the image name {outside!r} leaves the images folder", "mend the annotation file")
+    ids = _distinct((i.id for i in images), len(images), f"{path}: two images")
+    sizes = np.array([(i.height, i.width) for i in images], np.int32).reshape(-1, 2)
+    categories = sorted(instances.categories, key=lambda c: c.id)
+    category_ids = _distinct((c.id for c in categories), len(categories), f"{path}: two categories")
+    classes = resolve_classes(class_names, [c.name for c in categories], str(path))
+    labels = np.array([classes.index(c.name) if c.name in classes else -1 for c in categories], np.int32)
+    columns = _columns(instances.annotations)
+    del instances, images  # the file as Python objects is by far the largest thing here
+    return pack(classes, names, ids, sizes, *_objects(columns, sizes, ids, _Categories(category_ids, labels), path))
 
 
 def _read(path: Path) -> _Instances:
     try:
         with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", "check the annotations path of the split") from error
+    start = bytes(data[:3])
+    if start == codecs.BOM_UTF8:
+        data = data[3:]
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path} is encoded as UTF-16", "save it as UTF-8")
     try:
         return msgspec.json.decode(data, type=_Instances)
     except msgspec.ValidationError as error:
@@ -128,48 +160,53 @@ def _places(values: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return places, among[places] == values
 
 
-def _objects(
-    path: Path,
-    instances: _Instances,
-    names: tuple[str, ...],
-    ids: np.ndarray,
-    sizes: np.ndarray,
-    split: str,
-    complaints: Complaints,
-) -> tuple[np.ndarray, Objects]:
-    """The usable objects ordered by image, and for each the row of its image in `ids`."""
-    items, count = instances.annotations, len(instances.annotations)
-    categories = sorted(instances.categories, key=lambda c: c.id)
-    category_ids = _distinct((c.id for c in categories), len(categories), f"{path}: two categories")
-    category_labels = np.array([names.index(c.name) if c.name in names else -1 for c in categories], np.int64)
-    image, known_image = _places(np.fromiter((o.image_id for o in items), np.int64, count), ids)
-    category, known_category = _places(np.fromiter((o.category_id for o in items), np.int64, count), category_ids)
+@dataclass(frozen=True)
+class _Columns:
+    """The annotations of a file, one row each: int64 ids, float64 (N, 4) boxes and (N,) areas, bool crowd."""
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    xywh: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+
+def _columns(items: list[_Object]) -> _Columns:
+    count = len(items)
+    return _Columns(
+        np.fromiter((o.image_id for o in items), np.int64, count),
+        np.fromiter((o.category_id for o in items), np.int64, count),
+        np.fromiter(chain.from_iterable(o.bbox for o in items), np.float64, 4 * count).reshape(-1, 4),
+        np.fromiter((o.bbox[2] * o.bbox[3] if o.area is None else o.area for o in items), np.float64, count),
+        np.fromiter((o.iscrowd != 0 for o in items), bool, count),
+    )
+
+
+def _objects(found: _Columns, sizes: np.ndarray, ids: np.ndarray, categories: _Categories, path: Path) -> _Objects:
+    """The usable objects, each with the row of its image, and what was wrong with the others."""
+    image, known_image = _places(found.image_ids, ids)
+    category, known_category = _places(found.category_ids, categories.ids)
     known = known_image & known_category
     wanted = known.copy()
-    wanted[known] = category_labels[category[known]] >= 0
-    note_other_classes(split, int((known & ~wanted).sum()))
-
-    xywh = np.fromiter(chain.from_iterable(o.bbox for o in items), np.float64, 4 * count).reshape(-1, 4)
-    areas = np.fromiter((o.bbox[2] * o.bbox[3] if o.area is None else o.area for o in items), np.float64, count)
+    wanted[known] = categories.labels[category[known]] >= 0
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no usable box
-        xyxy = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
-    boxes = np.zeros((count, 4), np.float32)
-    with_area, sized = np.zeros(count, bool), (areas >= 0) & (areas <= MAX_AREA)
+        xyxy = np.hstack([found.xywh[:, :2], found.xywh[:, :2] + found.xywh[:, 2:]])
+    boxes = np.zeros((len(xyxy), 4), np.float32)
+    with_area, sized = np.zeros(len(xyxy), bool), (found.areas >= 0) & (found.areas <= MAX_AREA)
     boxes[known], with_area[known] = clean_boxes(xyxy[known], sizes[image[known]])
+    faults: list[Fault] = []
 
-    def complain(kind: str, faulty: np.ndarray, what: str) -> None:
+    def complain(kind: str, faulty: np.ndarray, what: str, values: np.ndarray) -> None:
         if faulty.any():
             first = int(faulty.argmax())
-            where = f"annotations[{first}] of {path}: {what} {getattr(items[first], what)}"
-            complaints.add(kind, where, int(faulty.sum()))
+            where = f"annotations[{first}] of {path}: {what} {values[first].tolist()}"
+            faults.append(Fault(kind, where, int(faulty.sum())))
 
-    complain("annotations of no image", ~known_image, "image_id")
-    complain("annotations of no category", known_image & ~known_category, "category_id")
-    complain("boxes outside the image or without area", wanted & ~with_area, "bbox")
-    complain("areas that are none", wanted & with_area & ~sized, "area")
+    complain("annotations of no image", ~known_image, "image_id", found.image_ids)
+    complain("annotations of no category", known_image & ~known_category, "category_id", found.category_ids)
+    complain("boxes outside the image or without area", wanted & ~with_area, "bbox", found.xywh)
+    complain("areas that are none", wanted & with_area & ~sized, "area", found.areas)
     rows = np.flatnonzero(wanted & with_area & sized)
-    rows = rows[np.argsort(image[rows], kind="stable")]
-    crowd = np.fromiter((o.iscrowd != 0 for o in items), bool, count)
-    return image[rows], Objects(
-        boxes[rows], category_labels[category[rows]], crowd[rows], areas[rows].astype(np.float32)
-    )
+    areas = found.areas[rows].astype(np.float32)
+    objects = Objects(boxes[rows], categories.labels[category[rows]], found.crowd[rows], areas)
+    return _Objects(image[rows], objects, faults, int((known & ~wanted).sum()))

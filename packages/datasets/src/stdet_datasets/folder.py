@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from stdet.data.image_io import image_size
-from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest
-from stdet_datasets.packed import Complaints, Objects, PackedDataset, required_folder, usable_image
+from stdet_datasets.images import measure_images
+from stdet_datasets.packed import Complaints, Objects, PackedDataset, pack, required_folder
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -21,25 +20,12 @@ class FolderDataset(PackedDataset):
         """
         folder = required_folder(request.images_path, f"{request.split}_path")
         complaints = Complaints(request)
-        names, sizes = [], []
-        for name in sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
-            if not usable_image(folder, name, None, complaints):
-                continue
-            try:
-                sizes.append(image_size(folder / name))
-            except DataError as error:
-                complaints.add("unreadable images", error.message)
-                continue
-            names.append(name)
+        names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        sizes = measure_images(folder, names, whole=complaints.skip, complaints=complaints)
         complaints.settle()
-        count = len(names)
-        super().__init__(
-            folder,
-            request.class_names or (),
-            names,
-            np.arange(count),
-            np.array(sizes, np.int32).reshape(-1, 2),
-            np.zeros(count, np.int64),
-            Objects.none(),
-            keep_alpha=request.keep_alpha,
+        rows = np.flatnonzero((sizes > 0).all(1))
+        used = [names[row] for row in rows.tolist()]
+        packed = pack(
+            request.class_names or (), used, np.arange(len(rows)), sizes[rows], np.zeros(0, np.int64), Objects.none()
         )
+        super().__init__(folder, packed, keep_alpha=request.keep_alpha)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from stdet.data.image_io import image_size, read_image, verify_image
+from stdet.data.image_io import image_size, read_image
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.structures import Annotation
+from stdet_datasets.annotation_cache import Entry
 
 log = logging.getLogger(__name__)
 
 MAX_AREA = 1e12
 """Areas above this, in pixels^2, are no areas of a picture."""
+MAX_OBJECTS = 10_000
+"""Most objects that an image may have. Nobody annotated more by hand, and boxes are compared with each other."""
+
+MAX_TEXT_BYTES = 16 << 20
+"""Largest annotation file of a single image: 10 000 objects take about 4 MB in VOC's XML."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Objects:
 
     Attributes:
         boxes: float32 (N, 4), xyxy, pixels, inside the image and with an area.
-        labels: int64 (N,).
+        labels: int32 (N,).
         ignore: bool (N,).
         areas: float32 (N,), pixels^2.
     """
@@ -42,77 +48,110 @@ class Objects:
         return Objects(self.boxes[rows], self.labels[rows], self.ignore[rows], self.areas[rows])
 
     @classmethod
-    def join(cls, parts: Sequence[Objects]) -> Objects:
-        """The rows of all `parts`, in order."""
-        parts = [cls.none(), *parts]
-        columns = zip(*((o.boxes, o.labels, o.ignore, o.areas) for o in parts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
-
-    @classmethod
     def none(cls) -> Objects:
         """No row."""
-        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.float32))
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, np.float32))
+
+
+def pack(
+    class_names: Sequence[str],
+    names: Sequence[str],
+    ids: np.ndarray,
+    sizes: np.ndarray,
+    owner: np.ndarray,
+    objects: Objects,
+    faults: Iterable[Fault] = (),
+    other_classes: int = 0,
+) -> Entry:
+    """The annotations of a data set, in the form that `PackedDataset` and the cache take.
+
+    Args:
+        names: of the images, inside their folder.
+        ids: int64 (I,), image ids.
+        sizes: int32 (I, 2), (height, width) in pixels.
+        owner: int64 (N,), row of the image that each object belongs to; any order.
+        faults: what was found wrong, to be told on every open.
+        other_classes: objects of classes that weren't asked for.
+    """
+    counts = np.bincount(owner, minlength=len(ids))
+    crowded = np.flatnonzero(counts > MAX_OBJECTS)
+    told = [Fault(f"images with more than {MAX_OBJECTS} objects", names[row]) for row in crowded.tolist()]
+    rows = np.argsort(owner, kind="stable")
+    rows = rows[counts[owner[rows]] <= MAX_OBJECTS]
+    counts[crowded] = 0
+    objects = objects[rows]
+    encoded = [os.fsencode(name) for name in names]  # file names need not be UTF-8
+    arrays: dict[str, np.ndarray] = {
+        "names": np.frombuffer(b"\0".join(encoded), np.uint8),  # no name has a 0 byte
+        "name_ends": np.cumsum([len(name) + 1 for name in encoded], dtype=np.int64) - 1,
+        "ids": ids.astype(np.int64),
+        "sizes": sizes.astype(np.int32).reshape(-1, 2),
+        "starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "boxes": objects.boxes,
+        "labels": objects.labels.astype(np.int32),
+        "ignore": objects.ignore,
+        "areas": objects.areas,
+    }
+    found = [(fault.kind, fault.where, fault.count) for fault in (*faults, *told)]
+    return Entry(arrays, {"class_names": list(class_names), "faults": found, "other_classes": other_classes})
+
+
+def image_names(packed: Entry) -> list[str]:
+    """The names that were given to `pack`."""
+    data = os.fsdecode(packed.arrays["names"].tobytes())
+    return data.split("\0") if len(packed.arrays["ids"]) else []
 
 
 class PackedDataset(DetectionDataset):
     """Images of one folder with packed annotations; what the file readers produce."""
 
-    def __init__(
-        self,
-        folder: Path,
-        class_names: Sequence[str],
-        names: Sequence[str],
-        ids: np.ndarray,
-        sizes: np.ndarray,
-        counts: np.ndarray,
-        objects: Objects,
-        *,
-        keep_alpha: bool = False,
-    ) -> None:
+    def __init__(self, folder: Path, packed: Entry, rows: np.ndarray | None = None, *, keep_alpha: bool) -> None:
         """Args:
-        names: of the images, inside `folder`.
-        ids: int64 (I,), image ids.
-        sizes: int32 (I, 2), (height, width) in pixels.
-        counts: int64 (I,), how many rows of `objects` belong to each image, in order.
+        folder: of the images.
+        packed: made by `pack`.
+        rows: int64, the images to use; all when None.
         keep_alpha: whether images are wanted as RGBA.
         """
-        self.class_names = tuple(class_names)
+        self.class_names = tuple(packed.facts["class_names"])
         self._folder = folder
-        encoded = [os.fsencode(name) for name in names]  # file names need not be UTF-8
-        self._names = np.frombuffer(b"".join(encoded), np.uint8)
-        self._name_starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._ids, self._sizes = ids, sizes
-        self._starts = np.cumsum([0, *counts], dtype=np.int64)
-        self._objects = objects
+        self._packed = packed
+        self._rows = rows
         self._keep_alpha = keep_alpha
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._packed.arrays["ids"] if self._rows is None else self._rows)
 
     def annotation(self, index: int) -> Annotation:
-        index = range(len(self))[index]
-        own = self._objects[self._starts[index] : self._starts[index + 1]]
-        height, width = self._sizes[index].tolist()
-        image_id = int(self._ids[index])
-        return Annotation(image_id, self._path(index), height, width, own.boxes, own.labels, own.ignore, own.areas)
+        row, arrays = self._row(index), self._packed.arrays
+        own = slice(arrays["starts"][row], arrays["starts"][row + 1])
+        height, width = arrays["sizes"][row].tolist()
+        labels = arrays["labels"][own].astype(np.int64)
+        boxes, ignore, areas = arrays["boxes"][own], arrays["ignore"][own], arrays["areas"][own]
+        return Annotation(int(arrays["ids"][row]), self._path(row), height, width, boxes, labels, ignore, areas)
 
     def read_image(self, index: int) -> np.ndarray:
         return self.read_reduced(index, 1)
 
     def read_reduced(self, index: int, factor: int) -> np.ndarray:
-        path = self._path(index)
+        row = self._row(index)
+        path = self._path(row)
         image = read_image(path, self._keep_alpha, factor)
-        size, declared = image.shape[:2], tuple(self._sizes[index].tolist())
+        size, declared = image.shape[:2], tuple(self._packed.arrays["sizes"][row].tolist())
         if size not in (declared, tuple(-(-side // factor) for side in declared)):
-            raise _wrong_size(path, image_size(path), declared)
+            raise wrong_size(path, image_size(path), declared)
         return image
 
-    def _path(self, index: int) -> Path:
-        name = self._names[self._name_starts[index] : self._name_starts[index + 1]]
+    def _row(self, index: int) -> int:
+        index = range(len(self))[index]
+        return index if self._rows is None else int(self._rows[index])
+
+    def _path(self, row: int) -> Path:
+        ends = self._packed.arrays["name_ends"]
+        name = self._packed.arrays["names"][ends[row - 1] + 1 if row else 0 : ends[row]]
         return self._folder / os.fsdecode(name.tobytes())
 
 
-def _wrong_size(path: Path, found: tuple[int, int], declared: tuple[int, int]) -> DataError:
+def wrong_size(path: Path, found: tuple[int, int], declared: tuple[int, int]) -> DataError:
     return DataError(
         f"{path} is {found[1]} x {found[0]}, but its annotation says {declared[1]} x {declared[0]}",
         "correct the annotation, or the image",
@@ -153,6 +192,16 @@ class Complaints:
         self._found[kind] += count
         self._examples.setdefault(kind, where)
 
+    def replay(self, packed: Entry) -> None:
+        """Note what was found when `packed` was made, and say how many objects the class list leaves out: that is how a
+        person-only training works, so it is no fault."""
+        for kind, where, count in packed.facts["faults"]:
+            self.add(kind, where, count)
+        if count := packed.facts["other_classes"]:
+            log.info(
+                "%s set: %d objects of classes that aren't in dataset.class_names are left out", self._split, count
+            )
+
     def settle(self) -> None:
         """Raises:
         DataError: something was found and the config doesn't say to skip it.
@@ -170,34 +219,18 @@ def is_inside(name: str) -> bool:
 
     Judged by the text alone: a link in the user's folder may point anywhere, an annotation file may not.
     """
+    if ".." not in name and ":" not in name and "\0" not in name and not name.startswith(("/", "\\")):
+        return True  # what nearly all names are; a Path for each of 100 000 takes a while
     path = Path(name)
-    return not path.anchor and ".." not in path.parts
+    return "\0" not in name and not path.anchor and ".." not in path.parts
 
 
-def usable_image(folder: Path, name: str, size: tuple[int, int] | None, complaints: Complaints) -> bool:
-    """Whether the image is there; when bad data is to be skipped, also whether it is whole and of its declared `size`
-    (height, width). Complains if not.
-
-    So what `skip` leaves out is known before the first epoch, and every process leaves out the same.
-
-    Raises:
-        DataError: the name leaves the folder.
+def check_text_size(path: Path) -> None:
+    """Raises:
+    DataError: an annotation file of one image is larger than any can be.
     """
-    if not is_inside(name):
-        raise DataError(f"the image name {name!r} leaves the images folder {folder}", "mend the annotation file")
-    path = folder / name
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises on names that are too long
-        complaints.add("missing images", str(path))
-        return complaints.sink is not None and size is not None
-    if complaints.skip:
-        try:
-            found = verify_image(path)
-            if size is not None and found != size:
-                raise _wrong_size(path, found, size)
-        except DataError as error:
-            complaints.add("unreadable images", error.message)
-            return False
-    return True
+    if path.exists() and path.stat().st_size > MAX_TEXT_BYTES:
+        raise DataError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_TEXT_BYTES}", "mend the file")
 
 
 def required_folder(path: Path | None, key: str) -> Path:
@@ -228,9 +261,3 @@ def resolve_classes(wanted: Sequence[str] | None, found: Sequence[str], source: 
     if len(set(wanted)) < len(wanted):
         raise DataError("dataset.class_names names a class twice")
     return tuple(wanted)
-
-
-def note_other_classes(split: str, count: int) -> None:
-    """Say how many objects a class list leaves out: that is how a person-only training works, so it is no fault."""
-    if count:
-        log.info("%s set: %d objects of classes that dataset.class_names doesn't name are left out", split, count)

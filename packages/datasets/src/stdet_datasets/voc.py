@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
-from stdet.data.image_io import image_size
 from stdet.errors import DataError
-from stdet.interfaces.dataset import DatasetRequest
+from stdet.interfaces.dataset import DatasetRequest, Fault
+from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
+from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
     Complaints,
     Objects,
     PackedDataset,
+    check_text_size,
     clean_boxes,
     is_inside,
-    note_other_classes,
+    pack,
     required_folder,
     resolve_classes,
-    usable_image,
 )
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
@@ -38,7 +41,7 @@ class _Object:
 
 
 class VocDataset(PackedDataset):
-    """A VOC split. Difficult objects are `ignore`.
+    """A VOC split, or several. Difficult objects are `ignore`.
 
     VOC counts pixels from 1 and includes the last one, so (xmin, ymin, xmax, ymax) is the box
     (xmin - 1, ymin - 1, xmax, ymax) between pixel edges. Labels follow `class_names`, else the names sorted.
@@ -48,51 +51,98 @@ class VocDataset(PackedDataset):
         """Raises:
         DataError: names the file, and the line where XML is malformed.
         """
-        folder = required_folder(request.images_path, f"{request.split}_images_path")
-        xml_folder = required_folder(request.annotations_path, f"{request.split}_annotations_path")
         complaints = Complaints(request)
-        files = {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
-        found = _found_images(request, folder, xml_folder, files, complaints)
-        all_names = sorted({o.name for _, _, objects in found for o in objects})
-        classes = resolve_classes(request.class_names, _known(request.class_names, all_names), str(xml_folder))
-        note_other_classes(request.split, sum(o.name not in classes for _, _, objects in found for o in objects))
-        packed = [_pack(name, size, objects, classes, complaints) for name, size, objects in found]
+        parts = _parts(request)
+        base = Path(os.path.commonpath([part.images.absolute() for part in parts]))
+        names, files = _image_files(parts, base, complaints)
+        sizes = measure_images(base, names, whole=complaints.skip, complaints=complaints)
+        use = np.flatnonzero((sizes > 0).all(1)).tolist()
+        names, files, sizes = [names[row] for row in use], [files[row] for row in use], sizes[use]
+        listed = digest_of([*map(os.fsencode, names), *map(os.fsencode, files)])
+        key = ["voc", listed, content_hash(files), digest_of([sizes.tobytes()]), request.class_names]
+        packed = cached(key, lambda: _pack(names, files, sizes, request.class_names))
+        complaints.replay(packed)
         complaints.settle()
-        super().__init__(
-            folder,
-            classes,
-            [name for name, _, _ in found],
-            np.arange(len(found)),
-            np.array([size for _, size, _ in found], np.int32).reshape(-1, 2),
-            np.array([len(objects.labels) for objects in packed], np.int64),
-            Objects.join(packed),
-            keep_alpha=request.keep_alpha,
-        )
+        super().__init__(base, packed, keep_alpha=request.keep_alpha)
 
 
-_Found = tuple[str, tuple[int, int], list[_Object]]
+class _Part(NamedTuple):
+    """Image names of one list, and where the images and their annotations are."""
+
+    stems: list[str]
+    images: Path
+    annotations: Path
 
 
-def _found_images(
-    request: DatasetRequest, folder: Path, xml_folder: Path, files: dict[str, str], complaints: Complaints
-) -> list[_Found]:
-    """Name, (height, width) and objects of the usable images of the split."""
-    found: list[_Found] = []
-    for stem in _split_names(request.split_path, xml_folder):
+def _parts(request: DatasetRequest) -> list[_Part]:
+    """A list that lies where VOC puts it, in `<year>/ImageSets/Main`, knows its folders, when none are given."""
+    lists = request.split_path if isinstance(request.split_path, tuple) else (request.split_path,)
+    parts = []
+    for path in lists:
+        images, annotations = request.images_path, request.annotations_path
+        if path is not None and path.absolute().parts[-3:-1] == ("ImageSets", "Main"):
+            year = path.absolute().parents[2]
+            images, annotations = images or year / "JPEGImages", annotations or year / "Annotations"
+        images = required_folder(images, f"{request.split}_images_path")
+        annotations = required_folder(annotations, f"{request.split}_annotations_path")
+        parts.append(_Part(_split_names(path, annotations), images, annotations))
+    return parts
+
+
+def _image_files(parts: list[_Part], base: Path, complaints: Complaints) -> tuple[list[str], list[Path]]:
+    """Of the images that are there: the name inside `base`, and the annotation file.
+
+    Raises:
+        DataError: two lists name the same image.
+    """
+    found: dict[str, Path] = {}
+    for part in parts:
+        folder = part.images.absolute()
+        there = {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
+        for stem in part.stems:
+            annotation = part.annotations / f"{stem}.xml"
+            if stem not in there:
+                if not os.path.isfile(annotation):  # noqa: PTH113 - Path.is_file raises on names that are too long
+                    complaints.add("unusable annotation files", f"no annotation at {annotation}")
+                complaints.add("missing images", str(part.images / f"{stem}.jpg"))
+                continue
+            name = os.path.relpath(folder / there[stem], base).replace(os.sep, "/")
+            if name in found:
+                raise DataError(f"two split lists name {stem}", "an image may be in one of them only")
+            found[name] = annotation
+    return list(found), list(found.values())
+
+
+def _pack(names: list[str], files: list[Path], sizes: np.ndarray, wanted: tuple[str, ...] | None) -> Entry:
+    """Read the annotation file of each image; an image whose file is unusable is left out."""
+    found, rows, faults = [], [], []
+    for row, path in enumerate(told(files, "reading annotations")):
         try:
-            objects = _read(xml_folder / f"{stem}.xml")
+            found.append(_read(path))
+            rows.append(row)
         except DataError as error:
-            complaints.add("unusable annotation files", error.message)
-            continue
-        if stem not in files:
-            complaints.add("missing images", str(folder / f"{stem}.jpg"))
-        elif usable_image(folder, files[stem], None, complaints):
-            try:
-                # The size in the XML is often wrong in home-made sets; the image's own header never is.
-                found.append((files[stem], image_size(folder / files[stem]), objects))
-            except DataError as error:
-                complaints.add("unreadable images", error.message)
-    return found
+            faults.append(Fault("unusable annotation files", error.message))
+    objects = [o for own in found for o in own]
+    all_names = sorted({o.name for o in objects})
+    where = str(files[0].parent) if files else "the annotations folder"
+    classes = resolve_classes(wanted, _known(wanted, all_names), where)
+    labels = {name: label for label, name in enumerate(classes)}
+    owner = np.repeat(np.arange(len(found)), [len(own) for own in found])
+    known = np.array([o.name in labels for o in objects], bool)
+    names, sizes = [names[row] for row in rows], sizes[rows]
+    boxes, with_area = clean_boxes(np.array([o.box for o in objects], np.float64).reshape(-1, 4), sizes[owner])
+    bad = np.flatnonzero(known & ~with_area)
+    if len(bad):
+        faults.append(Fault("boxes outside the image or without area", names[owner[bad[0]]], len(bad)))
+    packed = Objects(
+        boxes,
+        np.array([labels.get(o.name, -1) for o in objects], np.int32),
+        np.array([o.difficult for o in objects], bool),
+        (boxes[:, 2:] - boxes[:, :2]).prod(1),
+    )
+    usable = np.flatnonzero(known & with_area)
+    ids, others = np.arange(len(names)), int((~known).sum())
+    return pack(classes, names, ids, sizes, owner[usable], packed[usable], faults, others)
 
 
 def _known(wanted: tuple[str, ...] | None, found: list[str]) -> list[str]:
@@ -106,7 +156,7 @@ def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
     if path is None:
         return sorted(p.stem for p in xml_folder.glob("*.xml"))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the split list {path}: {error}", "check the split paths of dataset") from error
     # VOC's lists of one class say 1, 0 or -1 after the name; the name itself may have spaces.
@@ -123,6 +173,7 @@ def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> list[_Object]:
+    check_text_size(path)
     try:
         root = parse(path, forbid_dtd=True).getroot()
     except FileNotFoundError as error:
@@ -149,15 +200,3 @@ def _object(path: Path, number: int, item: ET.Element) -> _Object:
     if not name:
         raise DataError(f"{path}: object {number} has no name")
     return _Object(name, (x1 - 1, y1 - 1, x2, y2), item.findtext("difficult", "0").strip() == "1")
-
-
-def _pack(
-    name: str, size: tuple[int, int], objects: list[_Object], classes: tuple[str, ...], complaints: Complaints
-) -> Objects:
-    own = [o for o in objects if o.name in classes]
-    boxes, usable = clean_boxes(np.array([o.box for o in own], np.float64).reshape(-1, 4), np.array(size))
-    if not usable.all():
-        complaints.add("boxes outside the image or without area", name, int((~usable).sum()))
-    labels = np.array([classes.index(o.name) for o in own], np.int64)
-    ignore = np.array([o.difficult for o in own], bool)
-    return Objects(boxes, labels, ignore, (boxes[:, 2:] - boxes[:, :2]).prod(1))[usable]

@@ -37,7 +37,7 @@ class DatasetRequest:
         split: `train`, `val`, `test`, `quantization` or `prediction`.
         images_path: folder of the images.
         annotations_path: JSON file (COCO) or XML folder (VOC); None where there are no annotations to read.
-        split_path: text file with image names (VOC), or None.
+        split_path: text file with image names (VOC), or several, or None.
         class_names: classes in label order; None takes them from the annotations.
         keep_alpha: images are wanted as RGBA; those without an alpha channel are opaque.
         on_bad_data: `error` stops at the first unusable file, `skip` leaves it out, with one warning that counts.
@@ -49,7 +49,7 @@ class DatasetRequest:
     split: str
     images_path: Path | None = None
     annotations_path: Path | None = None
-    split_path: Path | None = None
+    split_path: Path | tuple[Path, ...] | None = None
     class_names: tuple[str, ...] | None = None
     keep_alpha: bool = False
     on_bad_data: Literal["error", "skip"] = "error"
