@@ -63,8 +63,12 @@ class Builder:
         split: str,
         class_names: tuple[str, ...] | None,
         on_fault: Callable[[Fault], object] | None = None,
+        spec: DetectorSpec | None = None,
     ) -> DetectionDataset:
-        """The images and annotations of `train`, `val` or `test`; see `DatasetRequest` for the rest."""
+        """The images and annotations of `train`, `val` or `test`; see `DatasetRequest` for the rest.
+
+        Images have an alpha channel when the model of `spec`, else the one that the config describes, looks at it.
+        """
         section = self.config.dataset
         request = DatasetRequest(
             split=split,
@@ -72,15 +76,17 @@ class Builder:
             annotations_path=getattr(section, f"{split}_annotations_path"),
             split_path=getattr(section, f"{split}_split"),
             class_names=class_names,
-            keep_alpha=self._keep_alpha(),
+            keep_alpha=self._sees_alpha(spec),
             on_bad_data=section.on_bad_data,
             options=self.config.options.reader,
             on_fault=on_fault,
         )
         return self.catalogue.build("datasets", section.dataset_name, request)
 
-    def _keep_alpha(self) -> bool:
-        return self.config.family is not None and preprocess_of(self.config).color_mode == "rgba"
+    def _sees_alpha(self, spec: DetectorSpec | None) -> bool:
+        if spec is None and self.config.family is None:
+            return False
+        return (spec.preprocess if spec else preprocess_of(self.config)).color_mode == "rgba"
 
     def evaluation_split(self) -> str:
         """`test` when the config has a test set, else `val`."""
@@ -90,11 +96,20 @@ class Builder:
         return "val"
 
     def image_folder(
-        self, split: str, folder: Path, on_fault: Callable[[Fault], object] | None = None
+        self,
+        split: str,
+        folder: Path,
+        on_fault: Callable[[Fault], object] | None = None,
+        spec: DetectorSpec | None = None,
     ) -> DetectionDataset:
-        """All images of a folder, without annotations."""
-        bad = self.config.dataset.on_bad_data
-        request = DatasetRequest(split=split, images_path=folder, on_bad_data=bad, on_fault=on_fault)
+        """All images of a folder, without annotations; alpha as in `dataset`."""
+        request = DatasetRequest(
+            split=split,
+            images_path=folder,
+            keep_alpha=self._sees_alpha(spec),
+            on_bad_data=self.config.dataset.on_bad_data,
+            on_fault=on_fault,
+        )
         return self.catalogue.build("datasets", "folder", request)
 
     # --- model -------------------------------------------------------------------------------------------------------
@@ -246,7 +261,11 @@ class Builder:
         """
         section = self.config.dataset
         folder = section.quantization_path
-        dataset = self.image_folder("quantization", folder) if folder else self.dataset("train", spec.class_names)
+        dataset = (
+            self.image_folder("quantization", folder, spec=spec)
+            if folder
+            else self.dataset("train", spec.class_names, spec=spec)
+        )
         source = str(folder or section.train_images_path or section.dataset_name)
         indices = self.calibration_indices(len(dataset))
         if not len(indices):

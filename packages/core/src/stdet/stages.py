@@ -268,7 +268,7 @@ def evaluate(run: Run) -> None:
     source = _source(run)
     predictor, spec = _predictor(run, source)
     split = run.builder.evaluation_split()
-    dataset = run.builder.dataset(split, spec.class_names)
+    dataset = run.builder.dataset(split, spec.class_names, spec=spec)
     report = _evaluate(run, predictor, spec, dataset, split, source)
     if not is_main():
         return
@@ -386,10 +386,10 @@ def predict(run: Run) -> None:
     folder = config.dataset.prediction_path
     if folder is None:
         raise ConfigError("prediction needs images", "set dataset.prediction_path to a folder")
-    dataset = run.builder.image_folder("prediction", folder)
+    predictor, spec = _predictor(run, _source(run))
+    dataset = run.builder.image_folder("prediction", folder, spec=spec)
     if not len(dataset):
         raise DataError(f"{folder} holds no image")
-    predictor, spec = _predictor(run, _source(run))
     given = "confidence_thresh" in config.postprocessing.model_fields_set
     threshold = config.postprocessing.confidence_thresh if given else PICTURE_THRESHOLD
     entries = []

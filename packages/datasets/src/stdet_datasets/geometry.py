@@ -12,8 +12,8 @@ from stdet.structures import Preprocess, Sample
 
 MIN_BOX_PX = 1.0
 """Boxes whose smaller side is not above this after a transform are dropped."""
-WARP_FLAGS = {"nearest": cv2.INTER_NEAREST, "bicubic": cv2.INTER_CUBIC}
-"""Kernels that a warp offers; it takes bilinear for the others, which are defined for upright resizing only."""
+WARP_FLAGS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+"""Kernels that a warp offers; the others are defined for upright resizing only."""
 
 
 def random_affine(

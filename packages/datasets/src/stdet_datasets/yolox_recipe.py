@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 
-from stdet.data.preprocess import fitted, resize, with_channels
+from stdet.data.preprocess import fitted, resize, resized_sample, with_channels
 from stdet.interfaces.transform import Transform, TransformContext
 from stdet.structures import Sample
 from stdet_datasets.geometry import (
+    WARP_FLAGS,
     clip_boxes,
     flip_boxes,
     input_scale,
@@ -33,15 +36,16 @@ class YoloxRecipe(Transform):
     As in the reference, the affine of a mosaic has the top left corner of its canvas, of twice the input's size, as its
     fixed point: the sample's own image, the first tile, is in view, the others as far as the scale lets them.
     Differences on purpose: an image alone is turned too, about its centre; images without boxes stay, as background;
-    nothing is resampled twice. Every tile comes to the input's size by the resize mode of the preprocessing; warps know
-    the kernels nearest, bilinear and bicubic, and take bilinear where another one is set.
+    nothing is resampled twice, unless the preprocessing's kernel is none that a warp offers: then images are resized
+    by that kernel first, and warped bilinearly. Every tile comes to the input's size by the resize mode of the
+    preprocessing.
     """
 
     def __init__(self, options: YoloxAugmentation | None = None) -> None:
         self._options = options or YoloxAugmentation()
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        made = self._strong(sample, context) if context.strong else _fit(sample, context)
+        made = self._strong(*_warpable(sample, context)) if context.strong else _fit(sample, context)
         image, boxes = made.image, made.boxes
         if context.rng.random() < self._options.hsv_prob:
             height, width = context.preprocess.size
@@ -145,6 +149,18 @@ class YoloxRecipe(Transform):
         boxes, labels = clip_boxes(warp_boxes(other.boxes, matrix), other.labels, (height, width))
         image = cv2.addWeighted(sample.image, 0.5, canvas, 0.5, 0)
         return Sample(image, np.concatenate([sample.boxes, boxes]), np.concatenate([sample.labels, labels]))
+
+
+def _warpable(sample: Sample, context: TransformContext) -> tuple[Sample, TransformContext]:
+    """The arguments as they are, or with all images resized by the kernel, where a warp doesn't offer it."""
+    preprocess = context.preprocess
+    if preprocess.interpolation in WARP_FLAGS:
+        return sample, context
+
+    def resized(sample: Sample) -> Sample:
+        return resized_sample(sample, fitted((sample.height, sample.width), preprocess)[0], preprocess)
+
+    return resized(sample), dataclasses.replace(context, draw=lambda: resized(context.draw()))
 
 
 def _canvas(context: TransformContext) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from stdet.artifacts import cache_folder, write_bytes
-from stdet.data.preprocess import downsample, fitted, with_channels
+from stdet.data.preprocess import fitted, resized_sample
 from stdet.errors import ArtifactError, DataError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.structures import Preprocess, Sample
@@ -38,12 +38,6 @@ def working_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, in
     return min(height, size[0]), min(width, size[1])
 
 
-def _at_working_size(sample: Sample, preprocess: Preprocess) -> np.ndarray:
-    height, width = working_size((sample.height, sample.width), preprocess)
-    image, _ = sample.reduced(max(height / sample.height, width / sample.width))
-    return downsample(with_channels(image, preprocess), height, width, preprocess.interpolation)
-
-
 class ImageCache(ABC):
     """The samples of a data set at their working size."""
 
@@ -54,17 +48,14 @@ class ImageCache(ABC):
     def sample(self, index: int) -> Sample:
         """As the data set's own, but of working size; the image comes from the cache, or gets into it, on first use."""
         original = self._dataset.sample(index)
-        height, width = working_size((original.height, original.width), self._preprocess)
-        boxes = original.boxes
-        if (height, width) != (original.height, original.width):
-            scale = width / original.width, height / original.height
-            boxes = boxes * np.array([*scale, *scale], np.float32)
-        return Sample(lambda: self._image(index, original), boxes, original.labels, (height, width))
+        size = working_size((original.height, original.width), self._preprocess)
+        resized = resized_sample(original, size, self._preprocess)
+        return Sample(lambda: self._image(index, resized), resized.boxes, resized.labels, size)
 
-    def _image(self, index: int, original: Sample) -> np.ndarray:
+    def _image(self, index: int, resized: Sample) -> np.ndarray:
         cached = self._get(index)
         if cached is None:
-            cached = _at_working_size(original, self._preprocess)
+            cached = resized.image
             self._put(index, cached)
         return cached
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stdet.structures import Preprocess
+from stdet.structures import Preprocess, Sample
 
 CV2_INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST_EXACT,
@@ -124,6 +124,21 @@ def reduce_first(image: np.ndarray, scale_x: float, scale_y: float) -> np.ndarra
         for side, scale in zip(image.shape[:2], (scale_y, scale_x), strict=True)
     )
     return resample(image, height, width, "area")
+
+
+def resized_sample(sample: Sample, size: tuple[int, int], preprocess: Preprocess) -> Sample:
+    """The sample at `size` (h, w), boxes and all, its image decoded and brought there by `downsample` on first use."""
+    height, width = size
+    scale_x, scale_y = width / sample.width, height / sample.height
+
+    def image() -> np.ndarray:
+        decoded, _ = sample.reduced(max(scale_x, scale_y))
+        return downsample(with_channels(decoded, preprocess), height, width, preprocess.interpolation)
+
+    boxes = sample.boxes
+    if (scale_x, scale_y) != (1, 1):
+        boxes = boxes * np.array([scale_x, scale_y] * 2, np.float32)
+    return Sample(image, boxes, sample.labels, size)
 
 
 def with_channels(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
