@@ -168,13 +168,18 @@ def test_a_mosaic_joins_four_images_that_meet_between_a_quarter_and_three_quarte
     assert 110 < np.max(meets) <= 120
 
 
-def test_at_full_scale_a_mosaic_shows_its_top_left_as_the_reference_does() -> None:
-    recipe = YoloxRecipe(YoloxAugmentation(**PLAIN))
-    small, large = (
-        YoloxRecipe(YoloxAugmentation(**PLAIN | {"mosaic_scale": (s, s)}))(filled(255), context(3)) for s in (0.5, 1.0)
-    )
-    np.testing.assert_allclose(large.boxes[0], np.clip(small.boxes[0] * 2, 0, 160), atol=1e-3)
-    assert all(len(recipe(filled(255), context(seed)).labels) == 1 for seed in range(20))
+def test_at_full_scale_a_mosaic_shows_its_middle_or_like_the_reference_its_top_left() -> None:
+    def made(view: str, scale: float, seed: int) -> Sample:
+        options = PLAIN | {"mosaic_scale": (scale, scale), "mosaic_view": view}
+        return YoloxRecipe(YoloxAugmentation(**options))(filled(255), context(seed, lambda: filled(90)))  # type: ignore[arg-type]
+
+    for seed in range(20):
+        whole = made("centre", 0.5, seed)
+        assert np.array_equal(whole.boxes, made("corner", 0.5, seed).boxes)
+        for view, offset in (("centre", 80), ("corner", 0)):
+            shown = whole.boxes * 2 - offset
+            sides = np.clip(shown, 0, 160)[:, 2:] - np.clip(shown, 0, 160)[:, :2]
+            np.testing.assert_allclose(made(view, 1.0, seed).boxes, np.clip(shown, 0, 160)[sides.min(1) > 1], atol=0.01)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,11 @@ class YoloxAugmentation(Options):
         None, description="train at sizes from low to high, in units of 32 px; wins over multiscale_range"
     )
     mosaic_prob: Probability = Field(1.0, description="probability of joining four images into one")
+    mosaic_view: Literal["centre", "corner"] = Field(
+        "centre",
+        description="part of the mosaic that is shown: around its centre, where the images meet, or from its top left "
+        "corner as in YOLOX, which is faster, but shows fewer objects and more padding",
+    )
     mosaic_buffer: int = Field(
         0,
         ge=0,

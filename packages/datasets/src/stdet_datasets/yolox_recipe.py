@@ -33,11 +33,12 @@ MIXUP_TRIES = 50
 class YoloxRecipe(Transform):
     """While strong augmentation is on: mosaic (or the image alone), affine, mixup. Always: HSV and flip.
 
-    As in the reference, the affine of a mosaic has the top left corner of its canvas, of twice the input's size, as its
-    fixed point: the sample's own image, the first tile, is in view, the others as far as the scale lets them.
-    Differences on purpose: an image alone is turned too, about its centre; images without boxes stay, as background;
-    nothing is resampled twice, unless the preprocessing's kernel is none that a warp offers: then images are resized
-    by that kernel first, and warped bilinearly. Every tile comes to the input's size by the resize mode of the
+    In the reference the affine of a mosaic has the top left corner of its canvas, of twice the input's size, as its
+    fixed point. On COCO 40 % of the pixels in view are padding then, a tenth of the samples has no box, and 2.4 of four
+    images are in view. That is `mosaic_view: corner`; about the centre it is 13 %, none, and 3.7 images.
+    Other differences, on purpose: an image alone is turned too, about its centre; images without boxes stay, as
+    background; nothing is resampled twice, unless a warp doesn't offer the preprocessing's kernel: then images are
+    resized by that kernel first, and warped bilinearly. Every tile comes to the input's size by the resize mode of the
     preprocessing.
     """
 
@@ -107,6 +108,8 @@ class YoloxRecipe(Transform):
         rng = context.rng
         meet_x, meet_y = rng.uniform(0.5, 1.5) * width, rng.uniform(0.5, 1.5) * height
         view = self._affine(context)
+        if self._options.mosaic_view == "centre":
+            view = shift(width / 2, height / 2) @ view @ shift(-width, -height)
         tiles = [sample, context.draw(), context.draw(), context.draw()]
         canvas = _canvas(context)
         boxes, labels = [], []
