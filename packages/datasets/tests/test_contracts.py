@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from stdet.interfaces.dataset import DatasetRequest
 from stdet.testing import DatasetContract, TransformContract
 from stdet_datasets.options import SyntheticOptions
@@ -52,6 +54,21 @@ class TestVoc(DatasetContract):
             )
             (folder / f"{a.image_id:012d}.xml").write_text(f"<annotation>{objects}</annotation>")
         return DatasetRequest("train", tmp_path / "train", folder)
+
+
+class TestYolo(DatasetContract):
+    name = "yolo"
+
+    def request(self, tmp_path: Path) -> DatasetRequest:
+        dataset = SyntheticDataset(DatasetRequest("train", options=SMALL))
+        write_coco(dataset, tmp_path, "train")
+        for index in range(len(dataset)):
+            a = dataset.annotation(index)
+            shares = np.hstack([(a.boxes[:, :2] + a.boxes[:, 2:]) / 2, a.boxes[:, 2:] - a.boxes[:, :2]]) / a.width
+            rows = zip(a.labels.tolist(), shares.tolist(), strict=True)
+            text = "".join(f"{label} {' '.join(map(str, box))}\n" for label, box in rows)
+            (tmp_path / "train" / f"{a.image_id:012d}.txt").write_text(text)
+        return DatasetRequest("train", tmp_path / "train", class_names=dataset.class_names)
 
 
 class TestYolox(TransformContract):

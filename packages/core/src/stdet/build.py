@@ -90,10 +90,7 @@ class Builder:
 
     def evaluation_split(self) -> str:
         """`test` when the config has a test set, else `val`."""
-        section = self.config.dataset
-        if section.dataset_name == "synthetic" or section.test_images_path or section.test_annotations_path:
-            return "test"
-        return "val"
+        return self.config.dataset.evaluation_split()
 
     def image_folder(
         self,

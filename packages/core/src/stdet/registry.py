@@ -29,7 +29,7 @@ PROVIDED_BY: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "stdet-models-yolod": ("st_yolodv2milli_actrelu_pt", "st_yolodv2tiny_actrelu_pt"),
     },
-    "datasets": {"stdet-datasets": ("coco", "voc", "synthetic", "folder")},
+    "datasets": {"stdet-datasets": ("coco", "voc", "yolo", "synthetic", "folder")},
     "transforms": {"stdet-datasets": ("yolox", "ssd")},
     "schedulers": {},
     "targets": {"stdet-deploy-stm32": ("stm32", "stm32n6570-dk", "stm32h747i-disco")},

@@ -87,7 +87,7 @@ class FakeCatalogue:
     """Two families and what they need, without any plugin."""
 
     table: dict[str, dict[str, type[Options]]] = {  # noqa: RUF012
-        "datasets": {"coco": Options, "voc": Options, "synthetic": Options},
+        "datasets": {"coco": Options, "voc": Options, "yolo": Options, "synthetic": Options},
         "transforms": {"yolox": Recipe, "ssd": Options},
         "schedulers": {"yoloxwarmcos": YoloxWarmCosOptions, "cosine": CosineOptions, "multi-step": MultiStepOptions},
         "targets": {"stm32": Options},
@@ -330,6 +330,20 @@ def test_contradictions_are_found(text: str, message: str) -> None:
     for section, keys in yaml.safe_load(text).items():
         tree[section] = tree.get(section, {}) | keys
     assert any(message in p for p in problems(yaml.safe_dump(tree)))
+
+
+def test_what_a_format_needs_and_what_it_is_called() -> None:
+    yolo = "dataset: {dataset_name: darknet_yolo, train_images_path: a, val_images_path: b}\n"
+    model = "operation_mode: training\nmodel: {model_name: st_yolodv2milli_actrelu_pt}\n"
+    assert read(model + yolo).dataset.dataset_name == "yolo"
+    assert read(model + yolo.replace("dataset_name: darknet_", "format: ")).dataset.dataset_name == "yolo"
+    assert "val_images_path: missing" in problems(model + yolo.replace(", val_images_path: b", ""))[0]
+    lists = read(model + "dataset: {train_split: [VOC2007/t.txt, VOC2012/t.txt], val_split: v.txt}\n").dataset
+    assert lists.dataset_name == "voc"
+    assert lists.train_split == (Path("VOC2007/t.txt"), Path("VOC2012/t.txt"))
+    assert lists.val_split == Path("v.txt")
+    assert lists.evaluation_split() == "val"
+    assert read(model + "dataset: {train_split: a, val_split: v, test_split: t}\n").dataset.evaluation_split() == "test"
 
 
 def test_split_lists_mean_voc_and_nothing_else() -> None:

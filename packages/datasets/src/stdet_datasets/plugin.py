@@ -18,6 +18,9 @@ def stdet_register_datasets(register: RegisterDataset) -> None:
         "Pascal VOC: one XML an image, split lists",
         writer=f"{writers}:VocWriter",
     )
+    register(
+        "yolo", "stdet_datasets.yolo:YoloDataset", "YOLO labels: one text file an image, boxes in shares of its size"
+    )
     register("folder", "stdet_datasets.folder:FolderDataset", "all images of a folder, without annotations")
     register(
         "synthetic",

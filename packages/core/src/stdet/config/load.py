@@ -210,6 +210,8 @@ class _Checker:
             section, _, other = alias.partition(".")
             self._merge_alias(section, other, key)
         dataset = self._raw["dataset"]
+        if isinstance(dataset.get("dataset_name"), str):
+            dataset["dataset_name"] = sections.FORMATS.get(dataset["dataset_name"], dataset["dataset_name"])
         if dataset.get("dataset_name") is None and any(dataset.get(key) for key in SPLIT_KEYS):
             dataset["dataset_name"] = "voc"  # the guide's VOC block names no format, but only VOC has split lists
         if self._raw["dataset"].get("training_path", "") is None:
@@ -496,7 +498,7 @@ class _Checker:
             self._problem("training.start_epoch", f"{training.start_epoch} is not below epochs ({training.epochs})")
 
     def _check_data(self, mode: str, dataset: sections.Dataset) -> None:
-        for key in SPLIT_KEYS if dataset.dataset_name in ("coco", "synthetic") else ():
+        for key in SPLIT_KEYS if dataset.dataset_name in ("coco", "yolo", "synthetic") else ():
             if getattr(dataset, key) is not None:
                 self._problem(
                     f"dataset.{key}", f"has no meaning with dataset_name {dataset.dataset_name}; VOC has split lists"
@@ -505,12 +507,11 @@ class _Checker:
             return
         needed: list[str] = []
         if mode in TRAINING_MODES:
-            needed += ["train_images_path", "train_annotations_path", "val_images_path", "val_annotations_path"]
+            needed += [*dataset.needed_keys("train"), *dataset.needed_keys("val")]
         elif mode in EVALUATING_MODES:
-            split = "test" if dataset.test_images_path or dataset.test_annotations_path else "val"
-            needed += [f"{split}_images_path", f"{split}_annotations_path"]
+            needed += dataset.needed_keys(dataset.evaluation_split())
         if mode in QUANTIZING_MODES and dataset.quantization_path is None:
-            needed += ["train_images_path", "train_annotations_path"]
+            needed += dataset.needed_keys("train")
         if mode == "prediction":
             needed.append("prediction_path")
         for key in dict.fromkeys(needed):

@@ -75,14 +75,17 @@ class Dataset(Section):
     class_names: tuple[str, ...] | None = Field(None, min_length=1, description="classes in label order")
     classes_file_path: Path | None = Field(None, description="text file with one class name a line")
     train_images_path: Path | None = Field(None, description="folder of the training images")
-    train_annotations_path: Path | None = Field(None, description="their COCO JSON file or VOC XML folder")
-    train_split: Path | None = Field(None, description="VOC: text file with the training image names")
+    train_annotations_path: Path | None = Field(None, description="their COCO JSON file, VOC XML or YOLO label folder")
+    train_split: Path | tuple[Path, ...] | None = Field(
+        None,
+        description="VOC: text file with the training image names, or several; in VOC's layout no other path is needed",
+    )
     val_images_path: Path | None = Field(None, description="folder of the validation images")
     val_annotations_path: Path | None = Field(None, description="their annotations")
-    val_split: Path | None = Field(None, description="VOC: validation image names")
+    val_split: Path | tuple[Path, ...] | None = Field(None, description="VOC: validation image names")
     test_images_path: Path | None = Field(None, description="folder of the test images; default: validation is used")
     test_annotations_path: Path | None = Field(None, description="their annotations")
-    test_split: Path | None = Field(None, description="VOC: test image names")
+    test_split: Path | tuple[Path, ...] | None = Field(None, description="VOC: test image names")
     prediction_path: Path | None = Field(None, description="folder of images to predict on")
     quantization_path: Path | None = Field(None, description="folder of calibration images; default: training images")
     quantization_split: float | None = Field(None, gt=0, le=1, description="share of them to use; default: all")
@@ -98,6 +101,18 @@ class Dataset(Section):
     on_bad_data: Literal["error", "skip"] = Field(
         "error", description="missing or unreadable images and unusable boxes: stop, or leave out with one warning"
     )
+
+    def evaluation_split(self) -> Literal["test", "val"]:
+        """`test` when the config has a test set, else `val`."""
+        named = self.test_images_path or self.test_annotations_path or self.test_split
+        return "test" if named or self.dataset_name == "synthetic" else "val"
+
+    def needed_keys(self, split: str) -> tuple[str, ...]:
+        """The keys without which a split can't be found."""
+        if self.dataset_name == "synthetic" or (self.dataset_name == "voc" and getattr(self, f"{split}_split")):
+            return ()  # a list in VOC's own layout knows its folders; the reader looks
+        labels = () if self.dataset_name == "yolo" else (f"{split}_annotations_path",)
+        return (f"{split}_images_path", *labels)
 
 
 class Rescaling(Section):
@@ -313,6 +328,8 @@ ALIASES = {
     "training.validation_epochs": "eval_interval",
 }
 """Other spellings of keys that the guide and the reference use."""
+FORMATS = {"pascal_voc": "voc", "darknet_yolo": "yolo"}
+"""Other names of formats, from the TensorFlow flow."""
 
 _TENSORFLOW = "it belongs to the TensorFlow flow, and this one is PyTorch only"
 _NO_TOOL = "this version drives no ST tool; `stdet bench` measures on the host and estimates"
