@@ -71,6 +71,24 @@ def test_stats_and_preview_leave_pictures(data: Path, tmp_path: Path) -> None:
     assert Path(shown["picture"]).exists()
 
 
+@pytest.mark.parametrize(
+    "command", [["check"], ["stats"], ["convert", "--to", "coco", "-o", "OUT"]], ids=lambda c: c[0]
+)
+def test_torch_is_not_imported_where_no_model_is_asked(data: Path, tmp_path: Path, command: list[str]) -> None:
+    code = (
+        "import sys, stdet_cli.main as m\n"
+        "try: m.main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert 'stdet.data.source' in sys.modules and 'torch' not in sys.modules"
+    )
+    arguments = [a.replace("OUT", str(tmp_path / "out")) for a in command]
+    keys = [str(data / "dataset.yaml"), f"hydra.run.dir={tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "data", *arguments, *keys], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_mistakes_are_told_like_any_other(data: Path, tmp_path: Path) -> None:
     again = stdet("data", "synth", "-o", data, "--json")
     assert again.returncode == 2

@@ -277,13 +277,13 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
     Returns:
         `failed` when a finding is an error.
     """
-    from stdet.build import Builder
+    from stdet.data.source import DataSource
     from stdet.datatools.check import check_dataset
-    from stdet.datatools.sources import splits_of
+    from stdet.datatools.splits import splits_of
 
-    builder = Builder(config, _plugins()[0])
+    source = DataSource(config, _plugins()[0])
     folder = _new_folder(Path(config.hydra.run.dir))
-    document = check_dataset(builder, (split,) if split else splits_of(builder), read_images, reporter)
+    document = check_dataset(source, (split,) if split else splits_of(source), read_images, reporter)
     path = folder / "data_check.json"
     write_json(path, document)
     rows = []
@@ -304,12 +304,12 @@ def describe_data(config: Config, reporter: Reporter, *, split: str | None = Non
     Raises:
         StdetError: a split can't be opened.
     """
-    from stdet.build import Builder
-    from stdet.datatools.sources import open_with_all_classes, splits_of
+    from stdet.data.source import DataSource
+    from stdet.datatools.splits import open_with_all_classes, splits_of
     from stdet.datatools.stats import describe
 
-    builder = Builder(config, _plugins()[0])
-    opened = open_with_all_classes(builder, (split,) if split else splits_of(builder))
+    source = DataSource(config, _plugins()[0])
+    opened = open_with_all_classes(source, (split,) if split else splits_of(source))
     for one in opened:
         if one.faults.counts:
             reporter.note(f"{one.name} set: {one.faults.summary()}; `stdet data check` says more")
@@ -398,14 +398,14 @@ def write_data(
     Raises:
         StdetError: see `stdet.datatools.write.write_dataset`; nothing is written then.
     """
-    from stdet.build import Builder
-    from stdet.datatools.sources import splits_of
+    from stdet.data.source import DataSource
+    from stdet.datatools.splits import splits_of
     from stdet.datatools.write import Output, Selection, write_dataset
 
-    builder = Builder(config, _plugins()[0])
-    splits = (split,) if split else splits_of(builder)
+    source = DataSource(config, _plugins()[0])
+    splits = (split,) if split else splits_of(source)
     target = Output(output, to or config.dataset.dataset_name, image_files)
-    document = write_dataset(builder, splits, Selection(**selection), target, reporter)
+    document = write_dataset(source, splits, Selection(**selection), target, reporter)
     rows = [
         [name, str(s["images"]), str(s["boxes"]), str(s["ignored"]), s["annotations_path"]]
         for name, s in document["splits"].items()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,99 +14,23 @@ import torch
 from stdet.config import Config, preprocess_of
 from stdet.data.loader import TrainLoader, multiscale_sizes
 from stdet.data.preprocess import normalize, prepare
+from stdet.data.source import DataSource
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.trainer import TrainSettings
 from stdet.errors import ConfigError, DataError, ModelError
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
+from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, DeployTarget
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 from stdet.nn.distributed import rank, world_size
-from stdet.registry import Catalogue
 from stdet.structures import DetectorSpec
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Builder:
+class Builder(DataSource):
     """Builds the objects that a validated config describes, from the components of a catalogue."""
-
-    config: Config
-    catalogue: Catalogue
-
-    # --- data --------------------------------------------------------------------------------------------------------
-
-    def class_names(self) -> tuple[str, ...] | None:
-        """The classes that the config names, or None when the annotations shall tell.
-
-        Raises:
-            DataError: `classes_file_path` can't be read or is empty.
-        """
-        section = self.config.dataset
-        if section.class_names:
-            return tuple(section.class_names)
-        if not section.classes_file_path:
-            return None
-        try:
-            lines = Path(section.classes_file_path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read dataset.classes_file_path {section.classes_file_path}: {error}") from error
-        names = tuple(line.strip() for line in lines if line.strip())
-        if not names:
-            raise DataError(f"dataset.classes_file_path {section.classes_file_path} names no class")
-        return names
-
-    def dataset(
-        self,
-        split: str,
-        class_names: tuple[str, ...] | None,
-        on_fault: Callable[[Fault], object] | None = None,
-        spec: DetectorSpec | None = None,
-    ) -> DetectionDataset:
-        """The images and annotations of `train`, `val` or `test`; see `DatasetRequest` for the rest.
-
-        Images have an alpha channel when the model of `spec`, else the one that the config describes, looks at it.
-        """
-        section = self.config.dataset
-        request = DatasetRequest(
-            split=split,
-            images_path=getattr(section, f"{split}_images_path"),
-            annotations_path=getattr(section, f"{split}_annotations_path"),
-            split_path=getattr(section, f"{split}_split"),
-            class_names=class_names,
-            keep_alpha=self._sees_alpha(spec),
-            on_bad_data=section.on_bad_data,
-            options=self.config.options.reader,
-            on_fault=on_fault,
-        )
-        return self.catalogue.build("datasets", section.dataset_name, request)
-
-    def _sees_alpha(self, spec: DetectorSpec | None) -> bool:
-        if spec is None and self.config.family is None:
-            return False
-        return (spec.preprocess if spec else preprocess_of(self.config)).color_mode == "rgba"
-
-    def evaluation_split(self) -> str:
-        """`test` when the config has a test set, else `val`."""
-        return self.config.dataset.evaluation_split()
-
-    def image_folder(
-        self,
-        split: str,
-        folder: Path,
-        on_fault: Callable[[Fault], object] | None = None,
-        spec: DetectorSpec | None = None,
-    ) -> DetectionDataset:
-        """All images of a folder, without annotations; alpha as in `dataset`."""
-        request = DatasetRequest(
-            split=split,
-            images_path=folder,
-            keep_alpha=self._sees_alpha(spec),
-            on_bad_data=self.config.dataset.on_bad_data,
-            on_fault=on_fault,
-        )
-        return self.catalogue.build("datasets", "folder", request)
 
     # --- model -------------------------------------------------------------------------------------------------------
 
@@ -239,14 +162,6 @@ class Builder:
     def target(self) -> DeployTarget:
         """The board of `benchmarking.board`, or the generic one."""
         return self.catalogue.build("targets", self.config.benchmarking.board)
-
-    def calibration_indices(self, available: int) -> np.ndarray:
-        """Which of `available` images are calibrated on: the share `quantization_split`, drawn with `dataset.seed`."""
-        section = self.config.dataset
-        if section.quantization_split is None:
-            return np.arange(available)
-        count = max(1, round(available * section.quantization_split))
-        return np.sort(np.random.default_rng(section.seed).permutation(available)[:count])
 
     def calibration(self, spec: DetectorSpec) -> CalibrationData:
         """A stream of the images to calibrate on: `quantization_path`, else the training images.

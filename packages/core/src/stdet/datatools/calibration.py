@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stdet.build import Builder
+from stdet.data.source import DataSource
 from stdet.datatools.duplicates import Prints
 from stdet.datatools.findings import Finding, found
 from stdet.datatools.fingerprints import fingerprint, path_of
-from stdet.datatools.sources import MAX_EXAMPLES, FaultLog, OpenedSplit
+from stdet.datatools.splits import MAX_EXAMPLES, FaultLog, OpenedSplit
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import Reporter
 
@@ -18,23 +18,23 @@ FEW_IMAGES = 50
 """Below this number the ranges of activations depend on which images were drawn."""
 
 
-def check_calibration(builder: Builder, prints: Prints, seen: set[str], reporter: Reporter) -> Iterator[Finding]:
+def check_calibration(source: DataSource, prints: Prints, seen: set[str], reporter: Reporter) -> Iterator[Finding]:
     """D401 to D404 on the images of `dataset.quantization_path`, or on the share of the training set that stands in.
 
     Args:
         seen: the classes that the training set shows.
     """
-    section = builder.config.dataset
+    section = source.config.dataset
     by_split = {opened.name: (opened, p) for opened, p in prints}
     if section.quantization_path is None:
         if "train" not in by_split:
             return
         opened, own = by_split["train"]
-        chosen = builder.calibration_indices(len(opened.dataset))
+        chosen = source.calibration_indices(len(opened.dataset))
     else:
         faults = FaultLog()
         try:
-            folder = builder.image_folder("quantization", section.quantization_path, faults.add)
+            folder = source.image_folder("quantization", section.quantization_path, faults.add)
         except StdetError as error:
             yield found("D100", "quantization", f"can't be opened: {error.message}", 1)
             return
@@ -42,7 +42,7 @@ def check_calibration(builder: Builder, prints: Prints, seen: set[str], reporter
         own = fingerprint(
             folder, faults, section.num_workers, lambda done, total: reporter.progress("quantization", done, total)
         )
-        chosen = builder.calibration_indices(len(folder))
+        chosen = source.calibration_indices(len(folder))
         if faults.counts:
             yield found("D002", "quantization", faults.summary(), sum(faults.counts.values()))
     if len(chosen) < FEW_IMAGES:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stdet.datatools.findings import Finding, found
 from stdet.datatools.fingerprints import Fingerprints, equal_groups, look_alikes, path_of
-from stdet.datatools.sources import MAX_EXAMPLES, OpenedSplit
+from stdet.datatools.splits import MAX_EXAMPLES, OpenedSplit
 
 Prints = Sequence[tuple[OpenedSplit, Fingerprints]]
 

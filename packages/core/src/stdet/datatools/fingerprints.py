@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stdet.data.image_io import verify_image
-from stdet.datatools.sources import FaultLog
+from stdet.datatools.splits import FaultLog
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset, Fault
 

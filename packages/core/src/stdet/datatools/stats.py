@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stdet.artifacts import atomic_path
-from stdet.datatools.sources import Columns, OpenedSplit, columns_of
+from stdet.datatools.splits import Columns, OpenedSplit, columns_of
 from stdet.evaluation.plots import PALETTE
 
 PERCENTILES = (5, 25, 50, 75, 95)

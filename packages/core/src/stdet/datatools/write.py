@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 
 from stdet.artifacts import atomic_folder, write_text
-from stdet.build import Builder
-from stdet.datatools.sources import OpenedSplit, open_with_all_classes
+from stdet.data.source import DataSource
+from stdet.datatools.splits import OpenedSplit, open_with_all_classes
 from stdet.errors import DataError
 from stdet.evaluation.plots import save_image
 from stdet.interfaces.dataset import DatasetWriter, DetectionDataset, WriteRequest, WrittenSplit
@@ -70,7 +70,7 @@ class Output:
 
 
 def write_dataset(
-    builder: Builder, splits: tuple[str, ...], selection: Selection, output: Output, reporter: Reporter
+    source: DataSource, splits: tuple[str, ...], selection: Selection, output: Output, reporter: Reporter
 ) -> dict[str, Any]:
     """Write the chosen part of the splits, and `dataset.yaml`, a config's section that names what was written.
 
@@ -81,32 +81,31 @@ def write_dataset(
         StdetError: the source can't be read, or has faults and `dataset.on_bad_data` isn't `skip`; the format can't hold
             it; or the folder exists. Nothing is left behind then.
     """
-    make = builder.catalogue.writer(output.to)
+    make = source.catalogue.writer(output.to)
     document: dict[str, Any] = {"format": "stdet.data-written/1", "folder": str(output.folder), "splits": {}}
     with atomic_folder(output.folder) as folder:
-        opened = open_with_all_classes(builder, splits)
         section: dict[str, Any] = {"dataset_name": output.to}
-        for source in opened:
-            _settle(builder, source, output, reporter)
-            names, labels = _labels(source.dataset.class_names, selection.classes)
+        for opened in open_with_all_classes(source, splits):
+            _settle(source, opened, output, reporter)
+            names, labels = _labels(opened.dataset.class_names, selection.classes)
             section["class_names"] = list(names)
-            writer = make(WriteRequest(folder, source.name, names))
-            copy = _Split(builder, source, writer, output, labels)
-            record, keys = copy.write(_chosen(source.dataset, labels, selection), folder, reporter)
-            document["splits"][source.name] = record
+            images = getattr(source.config.dataset, f"{opened.name}_images_path")
+            copy = _Split(opened, images, make(WriteRequest(folder, opened.name, names)), output, labels)
+            record, keys = copy.write(_chosen(opened.dataset, labels, selection), folder, reporter)
+            document["splits"][opened.name] = record
             section |= keys
         write_text(folder / "dataset.yaml", yaml.safe_dump({"dataset": section}, sort_keys=False, allow_unicode=True))
     return document | {"config": str(output.folder / "dataset.yaml"), "class_names": section["class_names"]}
 
 
-def _settle(builder: Builder, source: OpenedSplit, output: Output, reporter: Reporter) -> None:
+def _settle(source: DataSource, opened: OpenedSplit, output: Output, reporter: Reporter) -> None:
     """Stop at faults, or say what is left out, as the config wants it. Images are needed only where they are copied."""
     unneeded = frozenset({"missing images"} if output.image_files == "reference" else ())
-    text = source.faults.summary(unneeded)
-    if text and builder.config.dataset.on_bad_data == "error":
-        raise DataError(f"{source.name} set: {text}", "mend the data, or set dataset.on_bad_data=skip")
+    text = opened.faults.summary(unneeded)
+    if text and source.config.dataset.on_bad_data == "error":
+        raise DataError(f"{opened.name} set: {text}", "mend the data, or set dataset.on_bad_data=skip")
     if text:
-        reporter.note(f"{source.name} set: left out {text}")
+        reporter.note(f"{opened.name} set: left out {text}")
 
 
 def _labels(have: tuple[str, ...], wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
@@ -139,8 +138,8 @@ def _chosen(dataset: DetectionDataset, labels: np.ndarray, selection: Selection)
 class _Split:
     """One split on its way from its reader to its writer."""
 
-    builder: Builder
     source: OpenedSplit
+    images: Path | None
     writer: DatasetWriter
     output: Output
     labels: np.ndarray
@@ -150,7 +149,7 @@ class _Split:
         dataset, split = self.source.dataset, self.source.name
         boxes: Counter[str] = Counter()
         place: Callable[[int, Annotation], str] = self._reference
-        images = getattr(self.builder.config.dataset, f"{split}_images_path")
+        images = self.images
         if self.output.image_files != "reference" or dataset.annotation(int(chosen[0])).path is None:
             place = self._transfer
             self.writer.images_folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +167,7 @@ class _Split:
         record = {"images": len(chosen), "boxes": boxes["boxes"], "ignored": boxes["ignored"], "lost": written.lost}
         return record | keys, {f"{split}_{key}": value for key, value in keys.items()}
 
-    def _keys(self, written: WrittenSplit, folder: Path, images: Path) -> dict[str, str]:
+    def _keys(self, written: WrittenSplit, folder: Path, images: Path | None) -> dict[str, str]:
         final = self.output.folder
         keys = {
             "images_path": str(images),
@@ -183,10 +182,9 @@ class _Split:
 
     def _name(self, annotation: Annotation) -> str:
         """Of the image, inside its folder."""
-        root = getattr(self.builder.config.dataset, f"{self.source.name}_images_path")
         assert annotation.path is not None
         try:
-            name = annotation.path.relative_to(root or annotation.path.parent).as_posix()
+            name = annotation.path.relative_to(self.images or annotation.path.parent).as_posix()
             name.encode()
         except ValueError as error:
             raise DataError(f"{annotation.path!a} can't be named: {error}", "rename it, or copy the images") from error

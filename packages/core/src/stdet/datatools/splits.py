@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stdet.build import Builder
+from stdet.data.source import DataSource
 from stdet.interfaces.dataset import DetectionDataset, Fault
 
 SPLITS = ("train", "val", "test")
@@ -42,32 +42,32 @@ class OpenedSplit:
     faults: FaultLog
 
 
-def splits_of(builder: Builder) -> tuple[str, ...]:
+def splits_of(source: DataSource) -> tuple[str, ...]:
     """The splits that the config names; all where it names no path at all, as for generated sets."""
-    section = builder.config.dataset
+    section = source.config.dataset
     keys = ("images_path", "annotations_path", "split")
     named = tuple(s for s in SPLITS if any(getattr(section, f"{s}_{key}") is not None for key in keys))
     return named or SPLITS
 
 
-def open_split(builder: Builder, split: str, class_names: tuple[str, ...] | None) -> OpenedSplit:
+def open_split(source: DataSource, split: str, class_names: tuple[str, ...] | None) -> OpenedSplit:
     """Raises:
     StdetError: the split can't be opened at all.
     """
     faults = FaultLog()
-    return OpenedSplit(split, builder.dataset(split, class_names, faults.add), faults)
+    return OpenedSplit(split, source.dataset(split, class_names, faults.add), faults)
 
 
-def open_with_all_classes(builder: Builder, splits: tuple[str, ...]) -> list[OpenedSplit]:
+def open_with_all_classes(source: DataSource, splits: tuple[str, ...]) -> list[OpenedSplit]:
     """The splits with one class list: the config's, else every class that any of them has.
 
     Raises:
         StdetError: a split can't be opened.
     """
-    names = builder.class_names()
-    opened = [open_split(builder, split, names) for split in splits]
+    names = source.class_names()
+    opened = [open_split(source, split, names) for split in splits]
     every = tuple(dict.fromkeys(name for o in opened for name in o.dataset.class_names))
-    return [o if o.dataset.class_names == every else open_split(builder, o.name, every) for o in opened]
+    return [o if o.dataset.class_names == every else open_split(source, o.name, every) for o in opened]
 
 
 @dataclass(frozen=True)
