@@ -1,7 +1,7 @@
 """A model learns eight synthetic images by heart: AP50 of at least 0.95 on them, in eval mode.
 
 Claim: every registered model, from random weights, gets there. Plain torch and the Detector contract, no trainer and no
-augmentation, so a failure is the network's, the assignment's or the loss's. Run: python benchmarks/overfit.py MODEL …
+augmentation, so a failure is the network's, the assignment's or the loss's. Run: python benchmarks/overfit.py [MODEL …]
 """
 
 from __future__ import annotations
@@ -119,21 +119,21 @@ def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: in
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="registered names; `stdet list models`")
-    parser.add_argument("--size", type=int, default=192, help="input side, pixels")
+    parser.add_argument("models", nargs="*", help="registered names; all of them by default")
+    parser.add_argument("--size", type=int, default=128, help="input side, pixels")
     parser.add_argument("--steps", type=int, default=600, help="give up after so many")
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
     results = []
-    for name in args.models:
+    for name in args.models or load_plugins()[0].names("models"):
         print(name, flush=True)
         results.append(overfit(name, args.size, args.steps, args.lr, args.seed))
         verdict = "ok" if results[-1]["AP50"] >= WANTED else "FAILED"
         print(f"  {verdict}: AP50 {results[-1]['AP50']:.4f}, {results[-1]['steps']} steps, {results[-1]['seconds']} s")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        if args.json:  # after each model, so that a run that is stopped leaves what it found out
+            args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return int(any(result["AP50"] < WANTED for result in results))
 
 

@@ -21,6 +21,7 @@ from stdet.errors import ConfigError, DataError, ModelError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, DeployTarget
 from stdet.interfaces.detector import Detector
+from stdet.interfaces.published import PublishedWeights, choose_weights
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 from stdet.nn.distributed import rank, world_size
 from stdet.structures import DetectorSpec
@@ -65,6 +66,23 @@ class Builder(DataSource):
         if not isinstance(detector, Detector):
             raise ModelError(f"model `{spec.model_name}` built a {type(detector).__name__}, not a Detector")
         return detector
+
+    def published_weights(self) -> PublishedWeights:
+        """The published file that the `model` section asks for.
+
+        Raises:
+            ModelError: there is none, or several fit.
+        """
+        section, family = self.config.model, self.config.family
+        if family is None or section.model_name is None:
+            raise ModelError(
+                "model.pretrained needs a model", "set model.model_name; `stdet list models` shows the names"
+            )
+        shape = section.pretrained_input_shape
+        width = preprocess_of(self.config).width
+        return choose_weights(
+            family, section.model_name, section.pretrained_dataset, shape[2] if shape else None, width
+        )
 
     def foreign_spec(self, class_names: tuple[str, ...], size: tuple[int, int] | None) -> DetectorSpec:
         """The spec of somebody else's ONNX: the family's conventions, the graph's own input size when it has one."""

@@ -26,11 +26,13 @@ from stdet.export.onnx import export_onnx
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import BenchReport
 from stdet.interfaces.detector import Detector
+from stdet.interfaces.published import IMAGENET
 from stdet.interfaces.reporter import Reporter
 from stdet.interfaces.tracker import Tracker
 from stdet.nn.distributed import from_main, is_main
+from stdet.nn.fetch import fetch_weights
 from stdet.nn.precision import choose_precision
-from stdet.nn.weights import load_weights
+from stdet.nn.weights import load_weights, read_state_dict
 from stdet.structures import DetectorSpec
 from stdet.tracking import MlflowTracker, TensorBoardTracker, Trackers
 
@@ -100,7 +102,9 @@ def train(run: Run) -> None:
     validation = builder.dataset("val", spec.class_names)
     detector = builder.detector(spec)
     detector.use_training_options(config.options.training)
-    _start_weights(run, detector)
+    resume = from_main(lambda: _resume_path(run))
+    if resume is None:
+        _start_weights(run, detector)
     device = builder.device()
     detector.to(device)
     loader = builder.train_loader(train_set, spec)
@@ -123,7 +127,6 @@ def train(run: Run) -> None:
             tracker,
             run.reporter,
         )
-        resume = from_main(lambda: _resume_path(run))
         if resume:
             trainer.resume(resume, config.training.start_epoch or None)
         result = trainer.fit()
@@ -148,17 +151,34 @@ def train(run: Run) -> None:
 
 
 def _start_weights(run: Run, detector: Detector) -> None:
-    """Fine-tuning: load `model.model_path`; the heads of another class count keep their fresh start."""
-    config = run.builder.config
-    path = config.model.model_path
-    if config.model.pretrained and path is None:
-        raise ModelError(
-            f"model.pretrained: this version has no published weights of {config.model.model_name} to load",
-            "put the published file on disk and name it in model.model_path, or set pretrained: False",
-        )
-    if path and not config.training.resume_training_from:
-        report = load_weights(detector, Path(path))
-        run.reporter.note(report.summary())
+    """Fine-tuning: load `model.model_path`, or the published weights that `model.pretrained` asks for.
+
+    Heads of another class count keep their fresh start; of a classifier (`pretrained_dataset: imagenet`) the backbone
+    takes what fits.
+    """
+    section = run.builder.config.model
+    path, backbone = section.model_path, section.pretrained and section.pretrained_dataset == IMAGENET
+    if path is None and section.pretrained:
+        path, backbone = _published(run)
+    if path is None:
+        return
+    summary = (
+        f"{detector.load_backbone(read_state_dict(path))}, from {path}"
+        if backbone
+        else load_weights(detector, path).summary()
+    )
+    run.reporter.note(summary)
+
+
+def _published(run: Run) -> tuple[Path, bool]:
+    """The published weights that the config asks for, on disk, and whether they are a classifier's.
+
+    Every process of a training looks for itself: they need not share a disk.
+    """
+    weights = run.builder.published_weights()
+    mirror = run.builder.config.model.weights_from
+    path = fetch_weights(weights, mirror, lambda done, total: run.reporter.progress(weights.file, done, total))
+    return path, weights.backbone
 
 
 def _validate(run: Run, model: Detector, dataset: DetectionDataset) -> Mapping[str, float]:
@@ -221,8 +241,11 @@ def export(run: Run) -> None:
 
 
 def _source(run: Run) -> Path | None:
-    """The model file to work on: of the stage before, else `model.model_path`."""
-    path = run.model or run.builder.config.model.model_path
+    """The model file to work on: of the stage before, else `model.model_path`, else the published one."""
+    section = run.builder.config.model
+    path = run.model or section.model_path
+    if path is None and section.pretrained:
+        path, _ = _published(run)
     if path is None:
         return None
     if not Path(path).is_file():

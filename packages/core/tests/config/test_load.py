@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -66,6 +67,7 @@ YOLOD = ModelFamily(
     model_options=YolodOptions,
     optimizer_defaults={"SGD": {"momentum": 0.9, "weight_decay": 5e-4}},
     refused={"model.width_mult": "its channels are fixed"},
+    weights="weights_of_the_fakes:weights.json",
 )
 SSD = ModelFamily(
     "ssd",
@@ -80,6 +82,7 @@ SSD = ModelFamily(
     strides=(16, 32),
     model_options=SsdModelOptions,
     training_options=SsdTrainingOptions,
+    weights="weights_of_the_fakes:weights.json",
 )
 
 
@@ -109,6 +112,32 @@ class FakeCatalogue:
 
     def families(self) -> dict[str, ModelFamily]:
         return {"st_yolod": YOLOD, "ssd": SSD}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weight_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the fake families publish."""
+    package = tmp_path_factory.mktemp("packages") / "weights_of_the_fakes"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    rows = [
+        {
+            "model": model,
+            "dataset": dataset,
+            "resolution": size,
+            "file": f"{model}_{dataset}_{size}.pth",
+            "location": "x",
+        }
+        for model, dataset, size in (
+            ("st_yolodv2milli_actrelu_pt", "coco", 640),
+            ("ssdlite_mobilenetv2_pt", "coco_person", 300),
+        )
+    ]
+    document = {"format": "stdet.weights/1", "locations": {"x": "https://x/"}, "weights": rows}
+    (package / "weights.json").write_text(json.dumps(document))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(package.parent)
+        yield
 
 
 CATALOGUE = FakeCatalogue()
@@ -478,6 +507,16 @@ def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
 def guide() -> Path:
     root = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[5] / "shared"))
     return root / "reference" / "training_guide.md"
+
+
+def test_weights_that_nobody_published_are_a_mistake_of_the_config_and_what_there_is_is_said() -> None:
+    base = BASE.replace("model:", "model:\n  pretrained: True")
+    (line,) = problems(base, "model.pretrained_dataset=voc")
+    assert "no weights of st_yolodv2milli_actrelu_pt are published for voc (there are: coco at 640 px" in line
+    (line,) = problems(base, "model.pretrained_dataset=coco", "model.pretrained_input_shape=[3,96,320]")
+    assert "coco at 320 px" in line
+    assert read(base, "model.pretrained_dataset=coco").model.pretrained
+    assert "model.model_path counts" in read(base, "model.model_path=own.pth").notes[0]
 
 
 def test_every_yaml_block_of_the_guide_loads_unchanged() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from stdet.nn.distributed import mean_over_ranks
 from stdet.structures import DetectorSpec
 from stdet_models_ssd.blocks import Backbone
 from stdet_models_ssd.family import SSD, SsdModelOptions, SsdTrainingOptions
+from stdet_models_ssd.imagenet import load_backbone
 from stdet_models_ssd.losses import multibox_loss
 from stdet_models_ssd.matching import match, overlaps
 from stdet_models_ssd.priors import PRIORS_PER_CELL, corners, decode, encode, make_priors, priors_in_pixels
@@ -165,6 +166,10 @@ class Ssd(Detector):
             }
             for part, rate in parts
         ]
+
+    def load_backbone(self, source: Mapping[str, Tensor]) -> str:
+        """torchvision's MobileNetV2 or V3, or a published base net; see `imagenet.load_backbone`."""
+        return load_backbone(self, source).summary()
 
     def class_dependent_keys(self) -> frozenset[str]:
         keys = set()

@@ -68,4 +68,5 @@ SSD = ModelFamily(
         "model.width": "the channel factor of an SSD model is model.width_mult",
         "model.depthwise": "the ssdlite models have depthwise heads, the ssd models have not",
     },
+    weights="stdet_models_ssd:weights.json",
 )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from stdet.errors import ModelError
-from stdet_models_ssd.detector import Ssd
+
+if TYPE_CHECKING:
+    from stdet_models_ssd.detector import Ssd
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _TORCHVISION_V3_EPS = 1e-3
@@ -31,9 +34,13 @@ class BackboneReport:
     def summary(self) -> str:
         """One line for people."""
         return (
-            f"backbone: {len(self.mapped)} of {len(self.mapped) + len(self.fresh)} tensors loaded; "
-            f"{len(self.unused)} tensors of the source have no place in it"
+            f"backbone: {len(self.mapped)} of {len(self.mapped) + len(self.fresh)} tensors loaded"
+            f"{_named(self.fresh, ' start fresh')}{_named(self.unused, ' of the file have no place')}"
         )
+
+
+def _named(keys: tuple[str, ...], what: str) -> str:
+    return f"; {len(keys)}{what} ({', '.join(keys[:2])}{', …' if len(keys) > 2 else ''})" if keys else ""
 
 
 def load_backbone(detector: Ssd, source: Mapping[str, Tensor]) -> BackboneReport:

@@ -45,4 +45,5 @@ ST_YOLOD = ModelFamily(
         "training.base_net_lr": "ST_YOLOD trains all layers with one learning rate",
         "training.extra_layers_lr": "ST_YOLOD trains all layers with one learning rate",
     },
+    weights="stdet_models_yolod:weights.json",
 )

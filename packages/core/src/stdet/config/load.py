@@ -18,6 +18,7 @@ from stdet.config.problems import ConfigProblems, Problem, nearest
 from stdet.config.source import Source, fill_now, read_source
 from stdet.errors import ConfigError, StdetError
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.published import IMAGENET, choose_weights
 from stdet.structures import COLOR_CHANNELS, Preprocess
 
 TRAINING_MODES = ("training", "chain_tqe", "chain_tqeb")
@@ -455,12 +456,27 @@ class _Checker:
             self._notes.append(f"model.{' and '.join(unused)}: nothing to do while pretrained is False")
         if family is None:
             return
+        if model.pretrained and mode != DATA_MODE:
+            self._check_pretrained(mode, family, model)
         if model.input_shape is not None:
             self._check_size(family, model.input_shape, preprocessing.color_mode or family.preprocess.color_mode)
         try:
             self._note_preprocess(family, _merge_preprocess(family, model, preprocessing))
         except ValueError as error:
             self._problem("preprocessing", str(error))
+
+    def _check_pretrained(self, mode: str, family: ModelFamily, model: sections.Model) -> None:
+        if mode not in TRAINING_MODES and model.pretrained_dataset == IMAGENET:
+            self._problem("model.pretrained_dataset", f"a classifier detects nothing, so {mode} can't use it")
+        elif model.model_path is not None and model.pretrained_dataset != IMAGENET:
+            self._notes.append("model.pretrained: nothing to fetch, model.model_path counts")
+        elif model.model_path is None and model.model_name is not None:
+            shape = model.pretrained_input_shape
+            width = model.input_shape[2] if model.input_shape else family.preprocess.width
+            try:
+                choose_weights(family, model.model_name, model.pretrained_dataset, shape[2] if shape else None, width)
+            except StdetError as error:
+                self._problem("model.pretrained", f"{error.message} ({error.hint})")
 
     def _check_size(self, family: ModelFamily, shape: tuple[int, int, int], color_mode: str) -> None:
         channels, *size = shape

@@ -61,9 +61,14 @@ class Model(Section):
     model_type: str | None = Field(None, description="model family; needed only for an ONNX that isn't ours")
     model_name: str | None = Field(None, description="registered model; `stdet list models`")
     model_path: Path | None = Field(None, description="checkpoint (.pth, .pt) or ONNX to start from or work on")
-    pretrained: bool = Field(False, description="start from published weights")
-    pretrained_dataset: str | None = Field(None, description="which published weights: the data set they learned")
+    pretrained: bool = Field(False, description="start from published weights, or evaluate them")
+    pretrained_dataset: str | None = Field(
+        None, description="which published weights: the data set they learned; imagenet starts the backbone only"
+    )
     pretrained_input_shape: Shape | None = Field(None, description="which published weights: [C, H, W] they learned at")
+    weights_from: str | None = Field(
+        None, description="folder or http(s) address to ask for published weights first; default: env STDET_WEIGHTS"
+    )
     input_shape: Shape | None = Field(None, description="[channels, height, width] of the network's input")
     num_classes: Positive | None = Field(None, description="object classes, without background; default: the data's")
 
@@ -150,6 +155,12 @@ class _Optimizer(Section):
 class SgdOptions(_Optimizer):
     momentum: float | None = Field(None, ge=0, lt=1, description="momentum")
     nesterov: bool | None = Field(None, description="Nesterov momentum")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; set nesterov: False to go without")
+        return self
 
 
 class AdamOptions(_Optimizer):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from stdet.errors import ModelError
 from stdet.interfaces.family import Options
 from stdet.structures import DetectorSpec
 
@@ -124,6 +125,17 @@ class Detector(nn.Module, ABC):
         Args:
             options: the family's `training_options`, validated. Default: the loss has no settings.
         """
+
+    def load_backbone(self, source: Mapping[str, Tensor]) -> str:
+        """Start the backbone from a classifier's state dict, where shapes allow; returns one line about what was taken.
+
+        Raises:
+            ModelError: the source is no backbone of this kind. Default: the model takes none.
+        """
+        raise ModelError(
+            f"{self.spec.model_name} can't start from a classifier's weights",
+            "choose weights of a detector in model.pretrained_dataset, or set model.pretrained: False",
+        )
 
     @abstractmethod
     def class_dependent_keys(self) -> frozenset[str]:

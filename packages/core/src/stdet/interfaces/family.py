@@ -42,6 +42,8 @@ class ModelFamily:
         strides: output strides, finest first.
         refused: config keys that people may expect here, with the reason why the family has none
             (`{"model.width_mult": "..."}`).
+        weights: `package:file`, the JSON list of published weights in the family's package; see
+            `stdet.interfaces.published`.
     """
 
     model_type: str
@@ -59,3 +61,4 @@ class ModelFamily:
     training_options: type[Options] = Options
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    weights: str = ""

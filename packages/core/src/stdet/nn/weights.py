@@ -49,7 +49,7 @@ def load_weights(detector: Detector, path: Path, *, allow_skipped: bool = True) 
     Raises:
         ModelError: not a weights file, or one of another model.
     """
-    state = _state_dict(path)
+    state = read_state_dict(path)
     own = detector.state_dict()
     own.pop(COMPUTED, None)
     state.pop(COMPUTED, None)
@@ -74,7 +74,12 @@ def load_weights(detector: Detector, path: Path, *, allow_skipped: bool = True) 
     return LoadReport(str(path), len(fitting), tuple(differing))
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, under their keys without `module.`; see `load_weights` for what it may look like.
+
+    Raises:
+        ModelError: missing, a Git LFS pointer, or no file of tensors.
+    """
     try:
         with path.open("rb") as file:
             if file.read(len(LFS_MARKER)) == LFS_MARKER:
