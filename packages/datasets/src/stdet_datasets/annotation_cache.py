@@ -82,8 +82,9 @@ def cached(key: Sequence[Any], make: Callable[[], Entry], *, keep: bool = True) 
         return entry
 
 
-def content_hash(paths: Sequence[Path]) -> str:
-    """Hex SHA-256 over the contents of files, in order; one that can't be read counts as a content of its own.
+def content_hash(paths: Sequence[Path], max_bytes: int = 1 << 63) -> str:
+    """Hex SHA-256 over the contents of files, in order; one that can't be read, or is larger than `max_bytes` and so
+    won't be read, counts as a content of its own.
 
     Files that are as they were (size, inode, times of change of content and of metadata) aren't read again.
     """
@@ -91,9 +92,9 @@ def content_hash(paths: Sequence[Path]) -> str:
 
     def read() -> Entry:
         whole = hashlib.sha256()
-        for path in paths:
+        for path, size in zip(paths, stamps[:, 0].tolist(), strict=True):
             try:
-                whole.update(bytes.fromhex(sha256_file(path)))
+                whole.update(bytes.fromhex(sha256_file(path)) if size <= max_bytes else b"too large")
             except ArtifactError:
                 whole.update(b"unreadable")
         return Entry({}, {"sha256": whole.hexdigest()})

@@ -19,6 +19,7 @@ from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
 from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
+    MAX_TEXT_BYTES,
     Complaints,
     Objects,
     PackedDataset,
@@ -59,7 +60,7 @@ class VocDataset(PackedDataset):
         use = np.flatnonzero((sizes > 0).all(1)).tolist()
         names, files, sizes = [names[row] for row in use], [files[row] for row in use], sizes[use]
         listed = digest_of([*map(os.fsencode, names), *map(os.fsencode, files)])
-        key = ["voc", listed, content_hash(files), digest_of([sizes.tobytes()]), request.class_names]
+        key = ["voc", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), request.class_names]
         packed = cached(key, lambda: _pack(names, files, sizes, request.class_names))
         complaints.replay(packed)
         complaints.settle()

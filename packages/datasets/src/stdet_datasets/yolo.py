@@ -15,6 +15,7 @@ from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_
 from stdet_datasets.folder import SUFFIXES
 from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
+    MAX_TEXT_BYTES,
     Complaints,
     Objects,
     PackedDataset,
@@ -58,7 +59,7 @@ class YoloDataset(PackedDataset):
         known, source = _known_classes(labels, request.class_names)
         classes = resolve_classes(request.class_names, known, source)
         listed = digest_of([*map(os.fsencode, names), *map(os.fsencode, files)])
-        key = ["yolo", listed, content_hash(files), digest_of([sizes.tobytes()]), known, classes]
+        key = ["yolo", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), known, classes]
         packed = cached(key, lambda: _pack(names, files, sizes, known, classes))
         complaints.replay(packed)
         complaints.settle()
