@@ -123,13 +123,14 @@ def test_nearest_takes_the_pixel_under_the_centre_as_pillow_does(
     assert np.array_equal(made, np.asarray(Image.fromarray(image).resize(target[::-1], Image.Resampling.NEAREST)))
 
 
+@pytest.mark.parametrize("size", [(37, 43), (85, 90)])
 @pytest.mark.parametrize("kernel", get_args(Interpolation))
-def test_shrinking_for_training_does_not_alias_with_any_kernel(kernel: str) -> None:
+def test_shrinking_for_training_does_not_alias_with_any_kernel(kernel: str, size: tuple[int, int]) -> None:
     """Stripes of one pixel are grey from afar; a kernel alone would pick some of them."""
     stripes = np.zeros((200, 200, 3), np.uint8)
     stripes[:, ::2] = 255
-    small = downsample(stripes, 37, 43, kernel).astype(float)
+    small = downsample(stripes, *size, kernel).astype(float)
     assert abs(small.mean() - 127.5) < 3
     assert small.std() < 40
     if kernel not in ("area", "gaussian", "mitchellcubic"):
-        assert resample(stripes, 37, 43, kernel).astype(float).std() > 60
+        assert resample(stripes, *size, kernel).astype(float).std() > 60
