@@ -24,7 +24,7 @@ layers: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	for script in startup data_pipeline train_step simota evaluation; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in startup data_tools data_pipeline train_step simota evaluation; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 $(STAMP): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

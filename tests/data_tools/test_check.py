@@ -242,6 +242,28 @@ def test_classes_that_calibration_never_shows_are_named(data: Path) -> None:
     assert finding["examples"] == ["star"]
 
 
+def test_classes_that_the_config_leaves_out_are_counted(data: Path) -> None:
+    finding = findings(check(data, "dataset.class_names=[star]"))["D010", "train"]
+    document = json.loads((data / "annotations/instances_train.json").read_text())
+    assert finding["count"] == sum(a["category_id"] == 0 for a in document["annotations"])
+    assert finding["severity"] == "info"
+
+
+@pytest.mark.parametrize(
+    ("text", "check_id"), [("0 0.5 0.5 0.2\n", "D011"), ("7 0.5 0.5 0.2 0.2\n", "D011"), ("0 0.5 0.5 0 0.2\n", "D004")]
+)
+def test_faults_of_yolo_labels_have_their_ids(data: Path, text: str, check_id: str) -> None:
+    source = api.load_data_config(data / "dataset.yaml")
+    api.write_data(source, QUIET, data.parent / "yolo", to="yolo", image_files="copy")
+    yolo = data.parent / "yolo"
+    (yolo / "labels/train/train_000000.txt").write_text(text)
+    assert findings(check(yolo))[check_id, "train"]["count"] == 1
+    (yolo / "images/train/train_000001.png").unlink()
+    assert findings(check(yolo))["D013", "train"]["count"] == 1
+    shutil.copyfile(yolo / "images/train/train_000002.png", yolo / "images/train/train_000002.jpg")
+    assert findings(check(yolo))["D012", "train"]["count"] == 1
+
+
 def test_without_images_only_the_annotations_are_looked_at(data: Path) -> None:
     copy_to_test(data)
     cut_off(data)

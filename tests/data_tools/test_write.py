@@ -57,15 +57,19 @@ def digest(folder: Path) -> dict[str, str]:
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("path", [("coco", "voc", "coco"), ("voc", "coco", "voc")], ids="-".join)
+PATHS = [("coco", "voc", "coco"), ("voc", "yolo", "voc"), ("yolo", "coco", "yolo"), ("coco", "yolo", "voc", "coco")]
+
+
+@pytest.mark.parametrize("path", PATHS, ids="-".join)
 def test_a_round_trip_gives_the_same_boxes_and_classes(tmp_path: Path, path: tuple[str, ...]) -> None:
     synth(tmp_path / "0", path[0])
     before = digest(tmp_path / "0")
     for step, to in enumerate(path[1:], 1):
         config = api.load_data_config(tmp_path / str(step - 1) / "dataset.yaml")
-        api.write_data(config, QUIET, tmp_path / str(step), to=to)
+        api.write_data(config, QUIET, tmp_path / str(step), to=to, image_files="link" if to == "yolo" else "reference")
     for split in ("train", "val", "test"):
-        assert facts(opened(tmp_path / "0/dataset.yaml", split)) == facts(opened(tmp_path / "2/dataset.yaml", split))
+        first, last = (tmp_path / str(step) / "dataset.yaml" for step in (0, len(path) - 1))
+        assert facts(opened(first, split)) == facts(opened(last, split))
     assert digest(tmp_path / "0") == before
 
 
@@ -214,3 +218,36 @@ def test_classes_that_only_another_split_has_are_kept(tmp_path: Path) -> None:
             opened(tmp_path / "all/dataset.yaml", split)
         )
     assert set(done["class_names"]) <= {"disc", "square", "triangle", "ring", "star", "cross"}
+
+
+def test_yolo_takes_its_images_along_since_it_cannot_list_them(tmp_path: Path) -> None:
+    synth(tmp_path / "all")
+    config = api.load_data_config(tmp_path / "all/dataset.yaml")
+    with pytest.raises(DataError, match="has no list of images") as caught:
+        api.write_data(config, QUIET, tmp_path / "yolo", to="yolo")
+    assert "--image-files link" in caught.value.hint
+    api.write_data(config, QUIET, tmp_path / "yolo", to="yolo", count=3, image_files="link")
+    assert len(opened(tmp_path / "yolo/dataset.yaml")) == 3
+
+
+def test_relative_paths_and_lists_that_know_their_folders_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synth(tmp_path / "all", "voc")
+    monkeypatch.chdir(tmp_path)
+    paths = api.DataPaths("voc", Path("all/train/JPEGImages"), Path("all/train/Annotations"))
+    api.write_data(api.load_data_config(None, (), paths), QUIET, Path("one"), to="coco")
+    api.write_data(
+        api.load_data_config(None, (), api.DataPaths("voc", names=Path("all/train/ImageSets/Main/train.txt"))),
+        QUIET,
+        Path("two"),
+        to="coco",
+    )
+    whole = facts(opened(tmp_path / "all/dataset.yaml"))
+    assert facts(opened(Path("one/dataset.yaml"))) == facts(opened(Path("two/dataset.yaml"))) == whole
+
+
+def test_objects_of_other_classes_are_no_fault_but_told(tmp_path: Path) -> None:
+    synth(tmp_path / "all")
+    notes = Notes()
+    config = api.load_data_config(tmp_path / "all/dataset.yaml", ["dataset.class_names=[disc]"])
+    assert api.write_data(config, notes, tmp_path / "out", to="voc").document["class_names"] == ["disc"]
+    assert any("objects of other classes" in line and "class_names" in line for line in notes.lines)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,13 +18,15 @@ from stdet.interfaces.dataset import DatasetRequest, DatasetWriter, DetectionDat
 from stdet.structures import Annotation
 from stdet_datasets.coco import CocoDataset
 from stdet_datasets.voc import VocDataset
-from stdet_datasets.writers import CocoWriter, VocWriter, decimals
+from stdet_datasets.writers import CocoWriter, VocWriter, YoloWriter, decimals
+from stdet_datasets.yolo import YoloDataset
 
 CLASSES = ("b cell", "a&b <c>", "Ω")
 HEIGHT, WIDTH = 90, 120
 FORMATS: dict[str, tuple[type[DatasetWriter], type[DetectionDataset]]] = {
     "coco": (CocoWriter, CocoDataset),
     "voc": (VocWriter, VocDataset),
+    "yolo": (YoloWriter, YoloDataset),
 }
 
 
@@ -83,7 +86,10 @@ def test_boxes_classes_and_flags_come_back(
     dataset, _ = through(kind, tmp_path_factory.mktemp(kind), [written, full])
     read = dataset.annotation(0)
     assert dataset.class_names == CLASSES
-    np.testing.assert_allclose(read.boxes, written.boxes, rtol=0, atol=1e-12 if kind == "voc" else 0)
+    if kind == "yolo":  # which can't say `ignore`
+        keep = ~written.ignore
+        written = annotation(0, written.boxes[keep].tolist(), written.labels[keep].tolist())
+    np.testing.assert_allclose(read.boxes, written.boxes, rtol=0, atol={"coco": 0, "voc": 1e-12, "yolo": 1e-9}[kind])
     assert read.labels.tolist() == written.labels.tolist()
     assert read.ignore.tolist() == written.ignore.tolist()
     assert np.allclose(read.areas, written.areas)
@@ -134,5 +140,17 @@ def test_images_that_voc_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", " a", "a\x01"])
 def test_a_class_name_that_voc_would_change_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="can't stand in a VOC file"):
+    with pytest.raises(DataError, match="can't stand in these files"):
         VocWriter(WriteRequest(tmp_path, "train", (name,)))
+
+
+def test_yolo_writes_ultralytics_layout_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        writer = YoloWriter(WriteRequest(tmp_path, split, CLASSES))
+        writer.add("a.png", annotation(0, [[12, 9, 36, 45], [0, 0, 5, 5]], [2, 1], [False, True]))
+        done = writer.finish()
+    assert (tmp_path / "labels/val/a.txt").read_text() == "2 0.2 0.3 0.2 0.4\n"
+    assert writer.images_folder == tmp_path / "images/val"
+    document = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert document == {"train": "images/train", "val": "images/val", "names": dict(enumerate(CLASSES))}
+    assert done.lost == {"crowd regions or difficult objects (YOLO can't mark them)": 1}

@@ -197,7 +197,9 @@ class Complaints:
         person-only training works, so it is no fault."""
         for kind, where, count in packed.facts["faults"]:
             self.add(kind, where, count)
-        if count := packed.facts["other_classes"]:
+        if (count := packed.facts["other_classes"]) and self.sink is not None:
+            self.sink(Fault("objects of other classes", "dataset.class_names doesn't name them", count))
+        elif count:
             log.info(
                 "%s set: %d objects of classes that aren't in dataset.class_names are left out", self._split, count
             )

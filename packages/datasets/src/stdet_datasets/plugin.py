@@ -19,7 +19,10 @@ def stdet_register_datasets(register: RegisterDataset) -> None:
         writer=f"{writers}:VocWriter",
     )
     register(
-        "yolo", "stdet_datasets.yolo:YoloDataset", "YOLO labels: one text file an image, boxes in shares of its size"
+        "yolo",
+        "stdet_datasets.yolo:YoloDataset",
+        "YOLO labels: one text file an image, boxes in shares of its size",
+        writer=f"{writers}:YoloWriter",
     )
     register("folder", "stdet_datasets.folder:FolderDataset", "all images of a folder, without annotations")
     register(

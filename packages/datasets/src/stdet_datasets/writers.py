@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 import numpy as np
+import yaml
 
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetWriter, WriteRequest, WrittenSplit
@@ -80,6 +81,9 @@ class _ByStem(DatasetWriter):
 
     def __init__(self, request: WriteRequest) -> None:
         super().__init__(request)
+        unfit = next((n for n in request.class_names if not n or n != n.strip() or not n.isprintable()), None)
+        if unfit is not None:
+            raise DataError(f"the class name {unfit!r} can't stand in these files", "rename the class, or use coco")
         self.lost: Counter[str] = Counter()
         self._stems: dict[str, str] = {}
 
@@ -102,9 +106,6 @@ class VocWriter(_ByStem):
 
     def __init__(self, request: WriteRequest) -> None:
         super().__init__(request)
-        unfit = next((n for n in request.class_names if not n or n != n.strip() or not n.isprintable()), None)
-        if unfit is not None:
-            raise DataError(f"the class name {unfit!r} can't stand in a VOC file", "rename the class, or use coco")
         self._root = request.folder / request.split
         self._xml = self._root / "Annotations"
         self._list = self._root / "ImageSets" / "Main" / f"{request.split}.txt"
@@ -151,3 +152,51 @@ def _voc_object(name: str, box: list[float], difficult: bool) -> str:
         f"\t<object>\n\t\t<name>{escape(name)}</name>\n\t\t<difficult>{int(difficult)}</difficult>\n"
         f"\t\t<bndbox>{corners}</bndbox>\n\t</object>\n"
     )
+
+
+class YoloWriter(_ByStem):
+    """YOLO text labels in Ultralytics' layout: `images/<split>`, `labels/<split>`, and one `data.yaml` with the names.
+
+    The format has no flag to say that an object is to be ignored, so those are left out.
+    """
+
+    lists_images = False
+
+    def __init__(self, request: WriteRequest) -> None:
+        super().__init__(request)
+        self._labels = request.folder / "labels" / request.split
+        self._labels.mkdir(parents=True)
+
+    @property
+    def images_folder(self) -> Path:
+        return self.request.folder / "images" / self.request.split
+
+    def add(self, name: str, annotation: Annotation) -> None:
+        a, keep = annotation, ~annotation.ignore
+        self.lost["crowd regions or difficult objects (YOLO can't mark them)"] += int(a.ignore.sum())
+        self.lost["areas of masks (YOLO has boxes only)"] += int((a.areas != _box_areas(a.boxes))[keep].sum())
+        rows = zip(a.labels[keep].tolist(), _shares(a.boxes[keep], a.height, a.width).tolist(), strict=True)
+        text = "".join(f"{label} {' '.join(map(repr, share))}\n" for label, share in rows)
+        path = self._labels / f"{self.new_stem(name)}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def finish(self) -> WrittenSplit:
+        folder = self.request.folder
+        splits = {p.name: f"images/{p.name}" for p in sorted((folder / "labels").iterdir())}
+        document = splits | {"names": dict(enumerate(self.request.class_names))}
+        (folder / "data.yaml").write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), "utf-8")
+        return WrittenSplit(self._labels, lost=dict(+self.lost))
+
+
+def _shares(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float64 (N, 4), cx cy w h as shares of the image, with as few digits as give float32 `boxes` back."""
+    size = np.array([width, height] * 2, np.float64)
+    corners = boxes / size
+    exact = np.hstack([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]])
+    for digits in (6, 9, 12):
+        short = np.round(exact, digits)
+        back = np.hstack([short[:, :2] - short[:, 2:] / 2, short[:, :2] + short[:, 2:] / 2]) * size
+        if (back.astype(np.float32) == boxes).all():
+            return short
+    return exact

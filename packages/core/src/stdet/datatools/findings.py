@@ -14,12 +14,15 @@ FAULT_CHECKS: dict[str, tuple[str, Severity]] = {
     "unreadable images": ("D002", "error"),
     "images of another size": ("D003", "error"),
     "boxes outside the image or without area": ("D004", "error"),
-    "boxes that reach outside the image": ("D005", "warning"),
+    "images with more than 10000 objects": ("D005", "error"),
     "areas that are none": ("D006", "error"),
     "annotations of no image": ("D007", "error"),
     "annotations of no category": ("D008", "error"),
     "unusable annotation files": ("D009", "error"),
     "objects of other classes": ("D010", "info"),
+    "unusable label lines": ("D011", "error"),
+    "images that share a label file": ("D012", "error"),
+    "label files without an image": ("D013", "error"),
 }
 """Kinds of `Fault` to check ids; a kind that isn't here, of another package's reader, is D099."""
 

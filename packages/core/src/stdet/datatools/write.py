@@ -15,7 +15,7 @@ import yaml
 
 from stdet.artifacts import atomic_folder, write_text
 from stdet.data.source import DataSource
-from stdet.datatools.splits import OpenedSplit, open_with_all_classes
+from stdet.datatools.splits import BY_CHOICE, OpenedSplit, open_with_all_classes
 from stdet.errors import DataError
 from stdet.evaluation.plots import save_image
 from stdet.interfaces.dataset import DatasetWriter, DetectionDataset, WriteRequest, WrittenSplit
@@ -89,8 +89,9 @@ def write_dataset(
             _settle(source, opened, output, reporter)
             names, labels = _labels(opened.dataset.class_names, selection.classes)
             section["class_names"] = list(names)
-            images = getattr(source.config.dataset, f"{opened.name}_images_path")
-            copy = _Split(opened, images, make(WriteRequest(folder, opened.name, names)), output, labels)
+            copy = _Split(
+                opened, _images_folder(source, opened), make(WriteRequest(folder, opened.name, names)), output, labels
+            )
             record, keys = copy.write(_chosen(opened.dataset, labels, selection), folder, reporter)
             document["splits"][opened.name] = record
             section |= keys
@@ -100,12 +101,24 @@ def write_dataset(
 
 def _settle(source: DataSource, opened: OpenedSplit, output: Output, reporter: Reporter) -> None:
     """Stop at faults, or say what is left out, as the config wants it. Images are needed only where they are copied."""
-    unneeded = frozenset({"missing images"} if output.image_files == "reference" else ())
-    text = opened.faults.summary(unneeded)
+    absent = frozenset({"missing images"} if output.image_files == "reference" else ())
+    if chosen := opened.faults.summary(frozenset(opened.faults.counts) - BY_CHOICE):
+        reporter.note(f"{opened.name} set: left out as class_names says: {chosen}")
+    text = opened.faults.summary(absent | BY_CHOICE)
     if text and source.config.dataset.on_bad_data == "error":
         raise DataError(f"{opened.name} set: {text}", "mend the data, or set dataset.on_bad_data=skip")
     if text:
         reporter.note(f"{opened.name} set: left out {text}")
+
+
+def _images_folder(source: DataSource, opened: OpenedSplit) -> Path | None:
+    """What the names of the images count from; None for generated ones."""
+    given: Path | None = getattr(source.config.dataset, f"{opened.name}_images_path")
+    if given is not None:
+        return given
+    paths = (opened.dataset.annotation(i).path for i in range(len(opened.dataset)))
+    folders = {str(path.parent.absolute()) for path in paths if path is not None}
+    return Path(os.path.commonpath(folders)) if folders else None
 
 
 def _labels(have: tuple[str, ...], wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
@@ -154,6 +167,11 @@ class _Split:
             place = self._transfer
             self.writer.images_folder.mkdir(parents=True, exist_ok=True)
             images = self.output.folder / self.writer.images_folder.relative_to(folder)
+        elif not self.writer.lists_images:
+            raise DataError(
+                f"{self.output.to} has no list of images: it takes every image of a folder, so they must come along",
+                "use --image-files link or --image-files copy",
+            )
         for done, index in enumerate(chosen.tolist(), 1):
             a = _relabelled(dataset.annotation(index), self.labels)
             self.writer.add(place(index, a), a)
@@ -183,8 +201,9 @@ class _Split:
     def _name(self, annotation: Annotation) -> str:
         """Of the image, inside its folder."""
         assert annotation.path is not None
+        assert self.images is not None
         try:
-            name = annotation.path.relative_to(self.images or annotation.path.parent).as_posix()
+            name = annotation.path.absolute().relative_to(self.images.absolute()).as_posix()
             name.encode()
         except ValueError as error:
             raise DataError(f"{annotation.path!a} can't be named: {error}", "rename it, or copy the images") from error

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -134,6 +134,9 @@ class DatasetWriter(ABC):
 
     Reading it back gives the same boxes and classes: `DatasetContract` checks it for every reader with a writer.
     """
+
+    lists_images: ClassVar[bool] = True
+    """Whether the annotations say which images belong to the split; else it is all that are in the images' folder."""
 
     def __init__(self, request: WriteRequest) -> None:
         self.request = request
