@@ -251,3 +251,24 @@ def test_objects_of_other_classes_are_no_fault_but_told(tmp_path: Path) -> None:
     config = api.load_data_config(tmp_path / "all/dataset.yaml", ["dataset.class_names=[disc]"])
     assert api.write_data(config, notes, tmp_path / "out", to="voc").document["class_names"] == ["disc"]
     assert any("objects of other classes" in line and "class_names" in line for line in notes.lines)
+
+
+def test_a_subset_is_what_the_guides_script_makes_by_hand(tmp_path: Path) -> None:
+    root = SHARED / "data/tiny_coco"
+    if not root.is_dir():
+        pytest.skip("tiny_coco isn't here")
+    source = root / "annotations/instances_val2017.json"
+    document = json.loads(source.read_text())
+    persons = [a for a in document["annotations"] if a["category_id"] == 1]
+    paths = api.DataPaths("coco", root / "val2017", source, split="val")
+    api.write_data(api.load_data_config(None, (), paths), QUIET, tmp_path / "out", classes=("person",))
+    found = json.loads((tmp_path / "out/annotations/instances_val.json").read_text())
+
+    def plain(a: dict[str, Any]) -> tuple[Any, ...]:
+        return a["image_id"], *(round(v, 2) for v in a["bbox"]), a["iscrowd"], round(a["area"], 2)
+
+    assert found["categories"] == [{"id": 0, "name": "person"}]
+    assert {a["category_id"] for a in found["annotations"]} == {0}
+    assert {i["id"] for i in found["images"]} == {a["image_id"] for a in persons}
+    for one, other in zip(sorted(map(plain, found["annotations"])), sorted(map(plain, persons)), strict=True):
+        assert one == pytest.approx(other, abs=0.011)
