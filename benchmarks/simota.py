@@ -3,7 +3,7 @@
 Claim: at 320 px, batch 16, at least 2.8x YOLOX's speed at 12 boxes an image and 4.5x at 30, with the same anchors chosen.
 Predictions are near the ground truth as after training, so boxes get up to 10 anchors; `fresh` ones are not.
 
-The peer runs in an interpreter of its own, since stdet must not depend on it:
+Both in CPU time. The peer runs in an interpreter of its own, since stdet must not depend on it:
     python -m venv peer && peer/bin/pip install pixeltable-yolox
     STDET_PEER_PYTHON=peer/bin/python python benchmarks/simota.py
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def as_set(image: Tensor, anchor: Tensor, box: Tensor) -> Chosen:
 
 
 @contextmanager
-def peer(python: str, inputs: tuple[Tensor, ...], folder: Path) -> Iterator[tuple[Callable[[], None], Chosen]]:
+def peer(python: str, inputs: tuple[Tensor, ...], folder: Path) -> Iterator[tuple[Callable[[], float], Chosen]]:
     """A call that makes the peer assign `inputs` once, and what it chooses."""
     torch.save({"case": inputs, "threads": torch.get_num_threads()}, folder / "inputs.pt")
     command = [python, str(Path(__file__).with_name("simota_peer.py")), str(folder / "inputs.pt")]
@@ -60,13 +61,15 @@ def peer(python: str, inputs: tuple[Tensor, ...], folder: Path) -> Iterator[tupl
         assert process.stdin
         assert process.stdout
 
-        def ask(line: str = "run") -> None:
+        def ask(line: str = "run") -> float:
             assert process.stdin
             assert process.stdout
             process.stdin.write(line + "\n")
             process.stdin.flush()
-            if process.stdout.readline() != "done\n":
+            word, _, seconds = process.stdout.readline().partition(" ")
+            if word != "done":
                 raise RuntimeError("the peer failed; its message is above")
+            return float(seconds)
 
         if process.stdout.readline() != "ready\n":
             raise RuntimeError(f"{python} can't run the peer: pip install pixeltable-yolox there")
@@ -88,7 +91,9 @@ def main() -> None:
             fast = assign(*inputs)
             own = as_set(fast.image, fast.anchor, fast.box)
             with tempfile.TemporaryDirectory() as folder, peer(python, inputs, Path(folder)) as (ask, theirs):
-                timings = interleave({"YOLOX": ask, "stdet": lambda i=inputs: assign(*i)}, args.rounds)
+                timings = interleave(
+                    {"YOLOX": ask, "stdet": lambda i=inputs: assign(*i)}, args.rounds, time.process_time
+                )
             title = f"assignment, {kind}, {count} boxes an image: {len(own)} positives, {len(own ^ theirs)} differ"
             results.append(report(title, timings, "YOLOX"))
     save(args.json, results)

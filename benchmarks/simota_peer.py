@@ -1,12 +1,13 @@
 """The peer's side of `simota.py`: YOLOX's own assignment, in an interpreter that has it (pip install pixeltable-yolox).
 
-Started by `simota.py` with a file of inputs. For each line on stdin it assigns the batch once and answers with a line;
-`save FILE` writes what it chose. Imports nothing of stdet.
+Started by `simota.py` with a file of inputs. For each line on stdin it assigns the batch once and answers with `done` and
+its CPU seconds; `save FILE` writes what it chose. Imports nothing of stdet.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 
 import torch
@@ -35,14 +36,16 @@ def main() -> None:
 
     print("ready", flush=True)
     for line in sys.stdin:
+        started = time.process_time()
         chosen = assign()
+        seconds = time.process_time() - started
         if line.startswith("save "):
             rows = [
                 torch.stack((torch.full_like(box, image), mask.nonzero()[:, 0], box), 1)
                 for image, (mask, box) in enumerate(chosen)
             ]
             torch.save(torch.cat(rows), line.removeprefix("save ").strip())
-        print("done", flush=True)
+        print("done", seconds, flush=True)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,24 @@ def config_show(config: ConfigFile, overrides: Overrides = None, as_json: Json =
         ui.text(api.config_yaml(checked), api.config_document(checked))
 
 
+@config_app.command("plot-schedule")
+def config_plot_schedule(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write")] = Path("schedule.png"),
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(min=1, help="optimizer steps an epoch; default: counted from the training images")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the learning rate of a training, without training."""
+    with session(as_json) as ui:
+        from stdet import api
+
+        drawn = api.plot_schedule(api.load_config(config, overrides or ()), output, steps_per_epoch)
+        ui.text(f"{output}: {drawn['epochs']} epochs of {drawn['steps_per_epoch']} steps\n", drawn)
+
+
 @config_app.command("schema")
 def config_schema(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="only the keys that fit this file")] = None,

@@ -113,6 +113,47 @@ def config_schema(config: Config | None = None) -> dict[str, Any]:
     return schema(_plugins()[0], config)
 
 
+def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = None) -> dict[str, Any]:
+    """Draw the learning rate of a training, without training, as PNG.
+
+    Args:
+        steps_per_epoch: optimizer steps; counted from the training images when None.
+
+    Returns:
+        The same facts for programs: for each rate its parameter groups, the first, highest and last value.
+
+    Raises:
+        StdetError: the config names no model, or its training images can't be counted.
+    """
+    from stdet.build import Builder
+    from stdet.engine.schedule_plot import plot_schedule as draw
+    from stdet.engine.schedule_plot import schedule_curves
+
+    if picture.suffix.lower() != ".png":
+        raise ConfigError(f"the schedule is drawn as PNG, not as {picture}", "give --output a name that ends in .png")
+    builder = Builder(config, _plugins()[0])
+    length = builder.schedule_length(steps_per_epoch or builder.steps_per_epoch())
+    curves = schedule_curves(builder.scheduler(length), length, builder.untrained_groups())
+    draw(curves, length, picture)
+    return {
+        "format": "stdet.schedule/1",
+        "picture": str(picture),
+        "scheduler": config.training.scheduler,
+        "epochs": length.epochs,
+        "steps_per_epoch": length.steps_per_epoch,
+        "learning_rates": [
+            {
+                "groups": list(curve.groups),
+                "base": curve.base_lr,
+                "first": float(curve.rates[0]),
+                "highest": float(curve.rates.max()),
+                "last": float(curve.rates[-1]),
+            }
+            for curve in curves
+        ],
+    }
+
+
 def run(config: Config, reporter: Reporter) -> RunResult:
     """Run the stages of `config.operation_mode` in a new folder.
 

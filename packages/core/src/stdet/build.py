@@ -152,11 +152,33 @@ class Builder(DataSource):
         )
         return make_optimizer(optimizer.name, groups, optimizer.extras())
 
-    def scheduler(self, steps_per_epoch: int) -> Scheduler:
-        """The schedule for an epoch of `steps_per_epoch` optimizer steps."""
+    def untrained_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of the model, without weights: names and learning rates are what they are for."""
+        names = self.class_names() or tuple(f"class_{i}" for i in range(self.config.model.num_classes or 1))
+        return self.optimizer(self.decoder(self.spec(names))).param_groups
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch, from the number of training images.
+
+        Raises:
+            DataError: they can't be found or read.
+        """
+        try:
+            images = self.dataset("train", self.class_names())
+        except DataError as error:
+            hint = f"{error.hint}; or give the number of steps an epoch".removeprefix("; or ")
+            raise DataError(error.message, hint) from error
+        return -(-len(self.train_loader(images, self.spec(images.class_names))) // self.config.training.accumulate)
+
+    def schedule_length(self, steps_per_epoch: int) -> ScheduleLength:
+        """How long the training is, with an epoch of `steps_per_epoch` optimizer steps."""
+        training = self.config.training
+        return ScheduleLength(training.epochs, steps_per_epoch, training.no_aug_epochs or 0)
+
+    def scheduler(self, length: ScheduleLength) -> Scheduler:
+        """The schedule for a training of this length."""
         training = self.config.training
         assert training.scheduler is not None
-        length = ScheduleLength(training.epochs, steps_per_epoch, training.no_aug_epochs or 0)
         return self.catalogue.build("schedulers", training.scheduler, length, self.config.options.scheduler)
 
     def train_settings(self) -> TrainSettings:

@@ -119,7 +119,7 @@ def train(run: Run) -> None:
             detector,
             loader,
             builder.optimizer(detector),
-            builder.scheduler(-(-len(loader) // settings.accumulate)),
+            builder.scheduler(builder.schedule_length(-(-len(loader) // settings.accumulate))),
             lambda model: _validate(run, model, validation),
             precision,
             settings,

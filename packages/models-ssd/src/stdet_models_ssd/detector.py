@@ -157,14 +157,19 @@ class Ssd(Detector):
         """Backbone, extras and heads, each with its learning rate; decay on everything, BatchNorm and biases included."""
         own = options if isinstance(options, SsdTrainingOptions) else SsdTrainingOptions()
         heads = nn.ModuleList((self.classification_headers, self.regression_headers))
-        parts = ((self.base_net, own.base_net_lr), (self.extras, own.extra_layers_lr), (heads, None))
+        parts = (
+            ("backbone", self.base_net, own.base_net_lr),
+            ("extra layers", self.extras, own.extra_layers_lr),
+            ("heads", heads, None),
+        )
         return [
             {
+                "name": name,
                 "params": [p for p in part.parameters() if p.requires_grad],
                 "lr": learning_rate if rate is None else rate,
                 "weight_decay": weight_decay,
             }
-            for part, rate in parts
+            for name, part, rate in parts
         ]
 
     def load_backbone(self, source: Mapping[str, Tensor]) -> str:

@@ -110,9 +110,9 @@ class StYolod(Detector):
         biases = [p for name, p in self.named_parameters() if name.endswith("bias")]
         rest = [p for name, p in self.named_parameters() if not name.endswith("bias") and p.dim() > 1]
         return [
-            {"params": norm, "lr": learning_rate, "weight_decay": 0.0},
-            {"params": rest, "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": biases, "lr": learning_rate, "weight_decay": 0.0},
+            {"name": "norms", "params": norm, "lr": learning_rate, "weight_decay": 0.0},
+            {"name": "convolutions", "params": rest, "lr": learning_rate, "weight_decay": weight_decay},
+            {"name": "biases", "params": biases, "lr": learning_rate, "weight_decay": 0.0},
         ]
 
     def class_dependent_keys(self) -> frozenset[str]:

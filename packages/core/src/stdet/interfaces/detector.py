@@ -109,7 +109,7 @@ class Detector(nn.Module, ABC):
     def parameter_groups(
         self, learning_rate: float, weight_decay: float, options: Options | None = None
     ) -> list[dict[str, Any]]:
-        """Optimizer groups, each with `params`, `lr` and `weight_decay`, every parameter once.
+        """Optimizer groups, each with `params`, `lr` and `weight_decay`, and a `name` for people; every parameter once.
 
         Default: one group, decay on everything.
 
@@ -117,7 +117,7 @@ class Detector(nn.Module, ABC):
             options: the family's validated training options, such as separate rates for parts of the network.
         """
         params = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": params, "lr": learning_rate, "weight_decay": weight_decay}]
+        return [{"name": "all weights", "params": params, "lr": learning_rate, "weight_decay": weight_decay}]
 
     def use_training_options(self, options: Any) -> None:
         """Take over what the family's training options say about the loss; called once, before training.
