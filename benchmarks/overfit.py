@@ -80,8 +80,10 @@ def _batch(dataset: Shapes, spec: DetectorSpec) -> tuple[torch.Tensor, Targets]:
     return normalize(torch.from_numpy(images), spec.preprocess), Targets(boxes, labels)
 
 
-def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: int) -> dict[str, object]:
-    """Train until AP50 is there or the steps are used up."""
+def overfit(
+    name: str, size: int, max_steps: int, learning_rate: float, seed: int
+) -> tuple[dict[str, object], Detector, torch.Tensor, Targets]:
+    """Train until AP50 is there or the steps are used up: what came of it, the detector and its batch."""
     catalogue, _ = load_plugins()
     family = catalogue.family(name)
     dataset = Shapes(size, seed)
@@ -114,7 +116,8 @@ def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: in
         curve.append({"step": step, "loss": round(float(loss.detach()), 4), "AP50": round(ap50, 4)})
         print(f"  step {step:4d}  loss {curve[-1]['loss']:8.4f}  AP50 {ap50:.4f}", flush=True)
     seconds = round(time.perf_counter() - start, 1)
-    return {"model": name, "size": size, "AP50": ap50, "steps": step, "seconds": seconds, "curve": curve}
+    result = {"model": name, "size": size, "AP50": ap50, "steps": step, "seconds": seconds, "curve": curve}
+    return result, detector, images, targets
 
 
 def main() -> int:
@@ -129,7 +132,7 @@ def main() -> int:
     results = []
     for name in args.models or load_plugins()[0].names("models"):
         print(name, flush=True)
-        results.append(overfit(name, args.size, args.steps, args.lr, args.seed))
+        results.append(overfit(name, args.size, args.steps, args.lr, args.seed)[0])
         verdict = "ok" if results[-1]["AP50"] >= WANTED else "FAILED"
         print(f"  {verdict}: AP50 {results[-1]['AP50']:.4f}, {results[-1]['steps']} steps, {results[-1]['seconds']} s")
         if args.json:  # after each model, so that a run that is stopped leaves what it found out
