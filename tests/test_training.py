@@ -126,9 +126,6 @@ def test_the_guides_training_files_check_and_start(data: Path, family: str, monk
     monkeypatch.setenv("STDET_CACHE", str(data / "cache"))
     small = ["training.epochs=1", "training.batch_size=4", "training.device=cpu", "general.logger=null"]
     small += ["model.input_shape=[3,96,96]", *paths(data, "voc" if family == "ssd" else "coco")]
-    small = [
-        s.replace("num_workers", "num_worker") if family == "st_yolod" else s for s in small
-    ]  # as the guide spells it
     small += [] if family == "ssd" else ["dataset.random_size=[2,4]", "training.no_aug_epochs=0"]
     assert np.isfinite(train(data, text, *small)[0]["total"])
 

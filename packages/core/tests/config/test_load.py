@@ -509,6 +509,11 @@ def guide() -> Path:
     return root / "reference" / "training_guide.md"
 
 
+@pytest.mark.parametrize(("written", "override"), [("num_worker", "num_workers"), ("num_workers", "num_worker")])
+def test_an_override_wins_whichever_name_the_file_uses(written: str, override: str) -> None:
+    assert read(BASE + f"  {written}: 4\n", f"dataset.{override}=0").dataset.num_workers == 0
+
+
 def test_weights_that_nobody_published_are_a_mistake_of_the_config_and_what_there_is_is_said() -> None:
     base = BASE.replace("model:", "model:\n  pretrained: True")
     (line,) = problems(base, "model.pretrained_dataset=voc")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from stdet.config import schema as sections
 from stdet.config.convert import convert
 from stdet.config.problems import ConfigProblems, Problem, nearest
-from stdet.config.source import Source, fill_now, read_source
+from stdet.config.source import COMMAND_LINE, Source, fill_now, read_source
 from stdet.errors import ConfigError, StdetError
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.published import IMAGENET, choose_weights
@@ -223,7 +223,11 @@ class _Checker:
         if alias not in raw:
             return
         value = raw.pop(alias)
-        if key in raw and value is not None and raw[key] != value:
+        places = [self._source.place(f"{section}.{name}") for name in (alias, key)]
+        if key in raw and COMMAND_LINE in places and places[0] != places[1]:
+            # an override wins, whichever of the two names the file uses
+            raw[key] = value if places[0] == COMMAND_LINE else raw[key]
+        elif key in raw and value is not None and raw[key] != value:
             self._problem(f"{section}.{alias}", f"says {value!r}, but `{key}` says {raw[key]!r}; they mean the same")
         elif value is not None:
             raw[key] = value

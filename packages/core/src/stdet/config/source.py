@@ -17,6 +17,9 @@ from stdet.config.problems import ConfigProblems, Problem
 MAX_NODES = 20_000
 """Values in a config, aliases counted each time: a few lines of YAML can spell billions."""
 
+COMMAND_LINE = "command line"
+"""The place of a key that an override set."""
+
 _NOW = re.compile(r"\$\{now:([^}]*)\}")
 
 
@@ -117,13 +120,11 @@ def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        problems.append(
-            Problem("command line", override, "an override is written key=value, such as training.epochs=3")
-        )
+        problems.append(Problem(COMMAND_LINE, override, "an override is written key=value, such as training.epochs=3"))
         return
     try:
         node = yaml.compose(text, Loader=_Loader)
-        value = None if node is None else _Builder("command line", {}, problems).value(node, key)
+        value = None if node is None else _Builder(COMMAND_LINE, {}, problems).value(node, key)
     except yaml.YAMLError:
         value = text
     section = tree
@@ -132,7 +133,7 @@ def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems
             section[part] = {}
         section = section[part]
     section[parts[-1]] = value
-    places[".".join(parts)] = "command line"
+    places[".".join(parts)] = COMMAND_LINE
 
 
 def fill_now(value: Any, now: datetime) -> Any:
