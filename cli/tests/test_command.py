@@ -174,6 +174,16 @@ def test_ctrl_c_at_any_time_is_one_document_and_exit_code_130(config: Path, tmp_
     assert "Traceback" not in done.stderr
 
 
+def test_the_schedule_is_drawn_and_told(config: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "rates.png"
+    found = document(stdet("config", "plot-schedule", str(config), "-o", str(picture), "--json"))
+    assert (found["epochs"], found["steps_per_epoch"], found["picture"]) == (1, 2, str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    done = stdet("config", "plot-schedule", str(config), "-o", str(tmp_path / "rates.jpg"), "--steps-per-epoch", "3")
+    assert done.returncode == 2
+    assert "ends in .png" in done.stderr
+
+
 def test_mistakes_in_a_config_exit_with_two_and_are_listed(config: Path) -> None:
     config.write_text(config.read_text().replace("epochs: 1", "epochs: none_at_all").replace("batch_size", "batchsize"))
     done = stdet("config", "check", str(config))
