@@ -25,6 +25,7 @@ from stdet_deploy_stm32.estimate import estimate
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize import recipe
 from stdet_deploy_stm32.quantize.form import check_form
+from stdet_deploy_stm32.quantize.options import ALL_METHODS
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.recipe import METADATA_KEY, quantize_onnx
 from stdet_deploy_stm32.quantize.smooth import smooth
@@ -115,7 +116,8 @@ def test_minmax_gives_the_scales_of_onnxruntimes_own_pipeline(
         saved, tmp_path / "ort.onnx", Reader(), per_channel=True, activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8, extra_options=options,
     )  # fmt: skip
-    quantize_onnx(saved, tmp_path / "ours.onnx", photos(), section(extra={"CalibMovingAverage": average}))
+    minmax = section(params={"calibrate_method": "MinMax"}, extra={"CalibMovingAverage": average})
+    quantize_onnx(saved, tmp_path / "ours.onnx", photos(), minmax)
     theirs, ours = arrays(onnx.load(tmp_path / "ort.onnx")), arrays(onnx.load(tmp_path / "ours.onnx"))
     scales = [n for n in ours if n.endswith(("_scale", "_zero_point")) and "joined" not in n and n in theirs]
     assert len(scales) > 20
@@ -123,7 +125,7 @@ def test_minmax_gives_the_scales_of_onnxruntimes_own_pipeline(
         assert np.allclose(ours[name], theirs[name], rtol=1e-6), name
 
 
-@pytest.mark.parametrize("method", ["MinMax", "Entropy", "Percentile"])
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_outputs_stay_close_to_the_float_model(
     saved: Path, tmp_path: Path, section: Section, photos: Photos, method: str
 ) -> None:
@@ -137,7 +139,7 @@ def test_outputs_stay_close_to_the_float_model(
     assert record["sqnr_db"]["output"] == pytest.approx(sqnr, abs=0.5)
 
 
-@pytest.mark.parametrize("method", ["MinMax", "Entropy", "Percentile"])
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("value", [0.0, 114.0])
 def test_constant_activations_do_not_break_calibration(
     saved: Path, tmp_path: Path, section: Section, photos: Photos, method: str, value: float
@@ -454,7 +456,8 @@ def test_noise_for_calibration_is_marked_unfit(saved: Path, tmp_path: Path, sect
 
 def test_progress_counts_the_images(saved: Path, tmp_path: Path, section: Section, photos: Photos) -> None:
     seen: list[tuple[int, int | None]] = []
-    quantize_onnx(saved, tmp_path / "q.onnx", photos(4), section(), lambda done, total: seen.append((done, total)))
+    options = section(params={"calibrate_method": "MinMax"})
+    quantize_onnx(saved, tmp_path / "q.onnx", photos(4), options, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -489,16 +492,17 @@ def test_smoothquant_helps_where_one_channel_dwarfs_the_others(
         nodes, {n: v.astype(np.float32) for n, v in constants.items()}, {"x": [1, 3, 16, 16]}, {"y": [1, 4, 16, 16]}
     )
     onnx.save(model, tmp_path / "f.onnx")
-    plain = quantize_onnx(tmp_path / "f.onnx", tmp_path / "q.onnx", photos(), section())
+    params = {"calibrate_method": "MinMax"}
+    plain = quantize_onnx(tmp_path / "f.onnx", tmp_path / "q.onnx", photos(), section(params=params))
     extra = {"SmoothQuant": True, "SmoothQuantAlpha": 0.8}
-    better = quantize_onnx(tmp_path / "f.onnx", tmp_path / "s.onnx", photos(), section(extra=extra))
+    better = quantize_onnx(tmp_path / "f.onnx", tmp_path / "s.onnx", photos(), section(params=params, extra=extra))
     assert better["sqnr_db"]["y"] > plain["sqnr_db"]["y"] + 6
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["MinMax", "Entropy", "Percentile"])
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, detector: Build, method: str) -> None:
     """128 px: 5 MiB of activations an image; held for 80 images they would be 400 MiB."""
     onnx.save(detector(size=128), tmp_path / "f.onnx")

@@ -243,7 +243,15 @@ class Postprocessing(Section):
 class OnnxQuantParameters(Section):
     weightType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16, Int4, UInt4")
     activType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16")
-    calibrate_method: str = Field("MinMax", description="MinMax, Entropy or Percentile")
+    calibrate_method: str = Field(
+        "Sensitivity", description="of activation ranges: Sensitivity, MSE, Percentile, Entropy or MinMax"
+    )
+    percentile: float | None = Field(
+        None, gt=50, le=100, description="Percentile: percent of the values inside the range; default 99.9"
+    )
+    sensitivity_images: Positive | None = Field(
+        None, description="Sensitivity: images whose gradients are taken, spread over all; default 16"
+    )
     op_types_to_quantize: tuple[str, ...] | None = Field(None, description="only these operators")
     nodes_to_quantize: tuple[str, ...] | None = Field(None, description="only these nodes")
     nodes_to_exclude: tuple[str, ...] | None = Field(None, description="leave these nodes in float")
@@ -252,6 +260,15 @@ class OnnxQuantParameters(Section):
 class OnnxExtraOptions(Section):
     WeightSymmetric: bool = Field(True, description="weights around zero")
     ActivationSymmetric: bool = Field(False, description="activations around zero")
+    ActivationAwareRanges: bool = Field(
+        False, description="cut the inputs of SiLU at -8 and of HardSwish at -3, below which they are flat"
+    )
+    CrossLayerEqualization: bool | None = Field(
+        None, description="scale the channels of the worst layers alike (arXiv 1906.04721); default: with Sensitivity"
+    )
+    Int16Share: Share = Field(
+        0.0, description="share of activation bytes that may become int16, worst tensors first; needs target_opset 21"
+    )
     CalibMovingAverage: bool = Field(False, description="average the ranges of the images (MinMax)")
     QuantizeBias: bool = Field(True, description="int32 bias")
     SmoothQuant: bool = Field(False, description="move range from activations to weights (arXiv 2211.10438)")

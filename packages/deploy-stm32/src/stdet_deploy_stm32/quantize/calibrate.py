@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -46,6 +47,17 @@ def images(model: ModelProto, data: CalibrationData) -> Iterator[np.ndarray]:
         raise QuantizationError(
             f"no calibration images in {data.source}", "set dataset.quantization_path to a folder with images"
         )
+
+
+def subset(data: CalibrationData, count: int) -> CalibrationData:
+    """`count` images of `data`, spread evenly; all when it has fewer."""
+
+    def batches() -> Iterator[np.ndarray]:
+        for index, image in enumerate(data.batches()):
+            if (index * count) // data.count != ((index - 1) * count) // data.count:
+                yield image
+
+    return data if count >= data.count else dataclasses.replace(data, batches=batches, count=count)
 
 
 _CARRIERS = frozenset({"Concat", "Flatten", "Gather", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze",

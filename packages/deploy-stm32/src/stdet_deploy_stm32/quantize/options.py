@@ -11,12 +11,15 @@ import numpy as np
 from onnxruntime.quantization import QuantType
 
 from stdet.errors import QuantizationError
-from stdet_deploy_stm32.quantize.ranges import METHODS
+from stdet_deploy_stm32.quantize.ranges import METHODS, PERCENTILE
 
 TYPES = {
     "Int4": QuantType.QInt4, "UInt4": QuantType.QUInt4, "Int8": QuantType.QInt8, "UInt8": QuantType.QUInt8,
     "Int16": QuantType.QInt16, "UInt16": QuantType.QUInt16,
 }  # fmt: skip
+SENSITIVITY = "Sensitivity"
+ALL_METHODS = (*METHODS, SENSITIVITY)
+SENSITIVITY_IMAGES = 16
 IO_TYPES = ("int8", "uint8", "float")
 _OPSET_OF_4_AND_16_BITS = 21
 
@@ -44,6 +47,11 @@ class Recipe:
     """How to quantize; each attribute is a config key of the same meaning."""
 
     method: str
+    percentile: float
+    sensitivity_images: int
+    activation_aware: bool
+    equalize: bool
+    int16_share: float
     per_channel: bool
     target_opset: int
     input_type: str
@@ -77,7 +85,12 @@ def read_options(config: Any) -> Recipe:
     choose("quantization_type", config.quantization_type, ("PTQ",))
     choose("operating_mode", config.operating_mode, ("default",))
     recipe = Recipe(
-        method=choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, METHODS),
+        method=(method := choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, ALL_METHODS)),
+        percentile=PERCENTILE if params.percentile is None else params.percentile,
+        sensitivity_images=params.sensitivity_images or SENSITIVITY_IMAGES,
+        activation_aware=extra.ActivationAwareRanges,
+        equalize=method == SENSITIVITY if extra.CrossLayerEqualization is None else extra.CrossLayerEqualization,
+        int16_share=extra.Int16Share,
         per_channel=choose("granularity", config.granularity, ("per_channel", "per_tensor")) == "per_channel",
         target_opset=config.target_opset,
         input_type=choose("quantization_input_type", config.quantization_input_type, IO_TYPES),
@@ -96,6 +109,7 @@ def read_options(config: Any) -> Recipe:
         weight_overrides=_overrides("weights_tensor_override", extra.weights_tensor_override),
         activation_overrides=_overrides("activations_tensor_override", extra.activations_tensor_override),
     )
+    _check_meaning(params, recipe)
     _check_combinations(recipe)
     return recipe
 
@@ -126,6 +140,24 @@ def check_names(key: str, names: Iterable[str], known: Collection[str]) -> None:
             )
 
 
+def _check_meaning(params: Any, recipe: Recipe) -> None:
+    """Refuse options of methods that aren't chosen."""
+    sensitive = recipe.method == SENSITIVITY
+    for key, given, allowed, needed in (
+        ("onnx_quant_parameters.percentile", params.percentile is not None, recipe.method == "Percentile",
+         "calibrate_method: Percentile"),
+        ("onnx_quant_parameters.sensitivity_images", params.sensitivity_images is not None, sensitive,
+         f"calibrate_method: {SENSITIVITY}"),
+        ("onnx_extra_options.ActivationAwareRanges", recipe.activation_aware, not sensitive,
+         f"a calibrate_method other than {SENSITIVITY}, which is aware of activations anyway"),
+        ("onnx_extra_options.CrossLayerEqualization", recipe.equalize, sensitive, f"calibrate_method: {SENSITIVITY}"),
+        ("onnx_extra_options.Int16Share", recipe.int16_share > 0, sensitive, f"calibrate_method: {SENSITIVITY}"),
+        ("onnx_extra_options.Int16Share", recipe.int16_share > 0, recipe.activation_type == "Int8", "activType: Int8"),
+    ):  # fmt: skip
+        if given and not allowed:
+            raise QuantizationError(f"quantization.{key} has no meaning here", f"it needs {needed}")
+
+
 def _check_combinations(recipe: Recipe) -> None:
     if recipe.per_channel and not recipe.weight_symmetric:
         raise QuantizationError(
@@ -149,7 +181,7 @@ def _check_combinations(recipe: Recipe) -> None:
         )
     overrides = (*recipe.weight_overrides, *recipe.activation_overrides)
     types = (recipe.weight_type, recipe.activation_type, *(o.quant_type for o in overrides if o.quant_type))
-    wide = [name for name in types if not name.endswith("8")]
+    wide = [name for name in types if not name.endswith("8")] + ["Int16Share"] * (recipe.int16_share > 0)
     if wide and recipe.target_opset < _OPSET_OF_4_AND_16_BITS:
         raise QuantizationError(
             f"{wide[0]} needs opset {_OPSET_OF_4_AND_16_BITS}; quantization.target_opset is {recipe.target_opset}",

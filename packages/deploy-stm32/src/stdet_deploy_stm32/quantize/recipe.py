@@ -19,14 +19,14 @@ from stdet.export.metadata import read_spec
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
+from stdet_deploy_stm32.quantize.activations import plan_activations
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
-from stdet_deploy_stm32.quantize.calibrate import images, tensor_ranges
+from stdet_deploy_stm32.quantize.calibrate import images
 from stdet_deploy_stm32.quantize.form import Finding, check_form
 from stdet_deploy_stm32.quantize.insert import insert_qdq
 from stdet_deploy_stm32.quantize.normalise import normalise
 from stdet_deploy_stm32.quantize.options import Recipe, read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.ranges import METHODS, AverageMinMax
 from stdet_deploy_stm32.quantize.smooth import smooth
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, sort_nodes
 from stdet_deploy_stm32.quantize.tail import unlike_joins
@@ -62,10 +62,11 @@ def quantize_onnx(
             f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
         )
     floating, spec = prepare(model, recipe.target_opset), read_spec(model)
+    original = floating
     if recipe.smooth_alpha is not None:
         floating = smooth(floating, calibration, recipe.smooth_alpha, recipe.smooth_folding)
-    method = AverageMinMax if recipe.average_ranges else METHODS[recipe.method]
-    ranges = tensor_ranges(floating, calibration, method, progress)
+    plan = plan_activations(floating, calibration, recipe, progress)
+    floating, ranges, recipe = plan.model, plan.ranges, plan.recipe
     if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     # An integer output needs the whole tail quantized; a float one is better off without.
@@ -73,13 +74,15 @@ def quantize_onnx(
     quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
-    signal = output_sqnr_db(floating, quantized, calibration)
+    signal = output_sqnr_db(original, quantized, calibration)
     set_input_type(quantized, recipe.input_type)
     set_output_types(quantized, recipe.output_type)
     findings = check_form(quantized)
     _refuse_unasked(findings, recipe)
-    record = _record(model, calibration, recipe, quantized, findings, signal) | {"float_joins": list(joins)}
-    _store_metadata(floating, quantized, record)
+    record = (
+        _record(model, calibration, recipe, quantized, findings, signal) | {"float_joins": list(joins)} | plan.record()
+    )
+    _store_metadata(original, quantized, record)
     _write(quantized, output)
     return record
 
@@ -142,7 +145,8 @@ def _record(
     findings: list[Finding],
     signal: dict[str, float],
 ) -> dict[str, Any]:
-    names = ("method", "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
+    names = ("method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share",
+             "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
              "average_ranges", "quantize_bias", "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
     return {
         "format": "stdet.quantization/1",

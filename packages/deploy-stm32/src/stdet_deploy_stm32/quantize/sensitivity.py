@@ -1,0 +1,165 @@
+"""How much the outputs lose when a tensor is rounded or cut, and the ranges that make them lose least.
+
+To second order, an error d in an inner tensor changes the outputs by sum(g² d²), where g is the gradient of the outputs
+by the tensor: the diagonal of the Gauss-Newton matrix, as BRECQ (Li et al., 2021) uses it. So a histogram of a tensor's
+values in which each value counts with its g² tells what any range costs at the outputs, of all channels together. What
+the following layers ignore weighs nothing: the flat tail of a SiLU, a saturated sigmoid, a channel with small weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from stdet.interfaces.deploy import CalibrationData, Progress
+from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize.calibrate import images
+from stdet_deploy_stm32.quantize.differentiate import TorchGraph
+from stdet_deploy_stm32.quantize.ranges import least_error_range, range_error
+from stdet_deploy_stm32.quantize.surgery import graph_inputs, producers
+from stdet_deploy_stm32.quantize.tail import LAYOUT
+
+_BINS = 8192
+_CONSTANT = 1e-10  # a variance below this share of the power is rounding
+
+
+class Sensitivity:
+    """The histogram of one tensor's values, each weighted with its squared gradient; exact zeros have no error.
+
+    Attributes:
+        low, high: all values seen in calibration; 0 is inside.
+        levels: of the quantized tensor.
+        weights: float64 (bins,).
+    """
+
+    def __init__(self, low: float, high: float, levels: int = 256) -> None:
+        self.levels = levels
+        self.low, self.high = min(low, 0.0), max(high, 0.0)
+        self.weights = np.zeros(_BINS)
+
+    def add(self, values: np.ndarray, gradient: np.ndarray) -> None:
+        """Count `values` with `gradient`, both float32 of one shape."""
+        span = self.high - self.low
+        if span == 0.0:
+            return
+        flat, weight = values.reshape(-1), np.square(gradient.reshape(-1))
+        bins = ((flat - np.float32(self.low)) * np.float32(_BINS / span)).astype(np.int32)
+        np.clip(bins, 0, _BINS - 1, out=bins)
+        self.weights += np.bincount(bins, weight * (flat != 0), _BINS)
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Middle of each bin."""
+        return self.low + (np.arange(_BINS) + 0.5) * ((self.high - self.low) / _BINS)
+
+    def best_range(self) -> tuple[float, float]:
+        """The range that costs the outputs least; all values when they cost nothing."""
+        if not self.weights.any():
+            return self.low, self.high
+        return least_error_range(self.centers, self.weights, self.low, self.high, self.levels)
+
+    def error(self, low: float, high: float) -> float:
+        """What quantization over [low, high] costs, in the units of `sensitivities`."""
+        return float(range_error(self.centers, self.weights, np.array(low), np.array(high), self.levels))
+
+
+def sensitivities(
+    model: ModelProto,
+    data: CalibrationData,
+    ranges: dict[str, tuple[float, float]],
+    levels: int = 256,
+    progress: Progress | None = None,
+) -> dict[str, Sensitivity]:
+    """The sensitivity of each tensor of `ranges`, over all images of `data`: some dozen are enough.
+
+    The unit of an error is the sum, over the tensors that the outputs are joined from (boxes, objectness, scores of each
+    level), of noise power by signal variance. Holds one image's activations and gradients.
+
+    Args:
+        ranges: (smallest, largest) value by tensor.
+        levels: of the quantized tensors.
+
+    Raises:
+        QuantizationError: an operator without a known gradient, or unusable images.
+    """
+    graph, heads = TorchGraph(model), head_tensors(model)
+    deviations = _deviations(model, heads, lambda: images(model, data))
+    found = {name: Sensitivity(*limits, levels) for name, limits in ranges.items()}
+    if not deviations:
+        return found
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in the same order on every machine, and no threads that spin
+    try:
+        _accumulate(graph, deviations, found, images(model, data), progress or (lambda done, total: None), data.count)
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def _accumulate(
+    graph: TorchGraph,
+    deviations: dict[str, float],
+    found: dict[str, Sensitivity],
+    batches: Iterator[np.ndarray],
+    progress: Progress,
+    count: int,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for index, image in enumerate(batches):
+        values = graph(torch.from_numpy(image).requires_grad_(True))
+        for name, sensitivity in found.items():
+            if values[name].requires_grad:
+                values[name].register_hook(_hook(sensitivity, values[name].detach()))
+        # a random sign for each element: the squares of the gradient then have the wanted sum as their mean
+        loss = torch.stack(
+            [(values[n] * _signs(values[n], generator)).sum() / (d * values[n].numel() ** 0.5)
+             for n, d in deviations.items()]
+        ).sum()  # fmt: skip
+        loss.backward()  # type: ignore[no-untyped-call]
+        progress(index + 1, count)
+
+
+def head_tensors(model: ModelProto) -> list[str]:
+    """The outputs before they are joined, reshaped and transposed."""
+    made = producers(model)
+    heads: dict[str, None] = {}
+    waiting = [value.name for value in reversed(model.graph.output)]
+    while waiting:
+        name = waiting.pop()
+        node = made.get(name)
+        if node is not None and node.op_type in LAYOUT:
+            waiting += list(reversed(node.input[: None if node.op_type == "Concat" else 1]))
+        elif node is not None:
+            heads[name] = None
+    return list(heads)
+
+
+def _hook(sensitivity: Sensitivity, value: Tensor) -> Callable[[Tensor], None]:
+    return lambda gradient: sensitivity.add(value.numpy(), gradient.numpy())
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1.0
+
+
+def _deviations(model: ModelProto, names: list[str], batches: Callable[[], Iterator[np.ndarray]]) -> dict[str, float]:
+    """Standard deviation over all elements of the images, of the tensors that aren't constant."""
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    values = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
+    del watched.graph.output[:]
+    watched.graph.output.extend(values[name] for name in names)
+    session = new_session(watched.SerializeToString(), optimize=False)
+    sums, elements = np.zeros((2, len(names))), np.zeros(len(names))
+    for image in batches():
+        for index, value in enumerate(session.run(names, {graph_inputs(model)[0].name: image})):
+            sums[:, index] += value.sum(dtype=np.float64), np.square(value, dtype=np.float64).sum()
+            elements[index] += value.size
+    power = sums[1] / elements
+    variances = power - (sums[0] / elements) ** 2
+    told = zip(names, variances, power, strict=True)
+    return {name: float(v) ** 0.5 for name, v, p in told if v > _CONSTANT * p}
