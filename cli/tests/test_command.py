@@ -283,3 +283,10 @@ def test_a_wrong_option_is_a_users_mistake_told_like_any_other(arguments: list[s
         assert "--help" in done.stderr
         assert bool(done.stdout) == bool(flags)
     assert document(done)["error"]["message"]
+
+
+@pytest.mark.parametrize("arguments", ["config schema", "list schedulers"])  # more and less than a buffer
+def test_a_reader_that_has_seen_enough_is_no_bug(arguments: str) -> None:
+    command = f"{sys.executable} -m stdet_cli.main {arguments} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("141", "")

@@ -1,6 +1,6 @@
 """One invocation: what goes to stdout and stderr, and the exit code.
 
-0 success, 2 a mistake of the user's, 1 a bug, 130 stopped by the user.
+0 success, 2 a mistake of the user's, 1 a bug, 130 stopped by the user, 141 nobody reads any more.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
         # whatever a library or a plugin prints must not end up inside the document
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             yield ui
+        sys.stdout.flush()
     except Interrupted as stopped:
         ui.error(stopped)
         sys.exit(130)
@@ -135,6 +136,9 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
         hint = "a training goes on from its latest_ckpt.pth with training.resume_training_from=auto"
         ui.error(Interrupted("stopped", hint))
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains
+        sys.exit(141)
     except Exception:
         ui.close()
         traceback.print_exc()
