@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stdet.errors import ModelError
-from stdet.interfaces.detector import Candidates, Detector, Targets
+from stdet.interfaces.detector import Candidates, Detector, OutputPart, Targets
 from stdet.interfaces.family import Options
 from stdet.nn.distributed import mean_over_ranks
 from stdet.structures import DetectorSpec
@@ -57,6 +57,7 @@ class Ssd(Detector):
     """
 
     output_names = ("output", "boxes")
+    output_parts = (OutputPart("classes", 0), OutputPart("boxes", 1))
     priors: Tensor
 
     def __init__(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stdet.interfaces.detector import Candidates, Detector, Targets
+from stdet.interfaces.detector import Candidates, Detector, OutputPart, Targets
 from stdet.interfaces.family import Options
 from stdet.nn.distributed import mean_over_ranks
 from stdet.structures import DetectorSpec
@@ -29,6 +29,7 @@ class StYolod(Detector):
     """
 
     output_names = ("output",)
+    output_parts = (OutputPart("boxes", 0, 0, 4), OutputPart("objectness", 0, 4, 5), OutputPart("classes", 0, 5))
 
     def __init__(
         self, spec: DetectorSpec, backbone: StResNet, neck_channels: tuple[int, int, int], hidden: int

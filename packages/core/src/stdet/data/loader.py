@@ -311,20 +311,21 @@ class EvalLoader:
         """Args:
         indices: the images to go through; all when None.
         """
-        self._samples = _EvaluationSamples(dataset, preprocess)
-        self._indices = list(range(len(dataset))) if indices is None else indices
+        self.dataset = dataset
+        self.preprocess = preprocess
+        self.indices = list(range(len(dataset))) if indices is None else indices
         self._batch_size = batch_size
         self._workers = num_workers
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // self._batch_size)
+        return -(-len(self.indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        starts = range(0, len(self._indices), self._batch_size)
+        starts = range(0, len(self.indices), self._batch_size)
         yield from _raising(
             DataLoader(
-                self._samples,
-                batch_sampler=[self._indices[i : i + self._batch_size] for i in starts],
+                _EvaluationSamples(self.dataset, self.preprocess),
+                batch_sampler=[self.indices[i : i + self._batch_size] for i in starts],
                 num_workers=self._workers,
                 collate_fn=_collate_evaluation,
                 worker_init_fn=_quiet_worker,

@@ -8,14 +8,17 @@ import hashlib
 import io
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor
 
 from stdet.artifacts import write_json
 from stdet.data.loader import EvalLoader
@@ -24,6 +27,7 @@ from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.postprocess import select
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.detector import Candidates
 from stdet.nn.distributed import from_main, gathered, rank, world_size
 from stdet.structures import Detections, Preprocess
 
@@ -127,23 +131,15 @@ def evaluate(
     if not len(dataset):
         raise DataError("the evaluation set holds no image", "check the test and val paths of the dataset section")
     started = time.perf_counter()
-    found: dict[int, Detections] = {}
-    mine = list(range(rank(), len(dataset), world_size()))
-    loader = EvalLoader(dataset, preprocess, batch_size, num_workers, mine)
-    for batch in loader:
-        candidates = predictor(normalize(batch.images, preprocess))
-        classes = candidates.scores.shape[-1]
-        if classes != len(dataset.class_names):
-            raise ModelError(
-                f"the model scores {classes} classes, the data set has {len(dataset.class_names)}",
-                "give dataset.class_names all classes of the model, in its order",
-            )
-        selected = select(candidates, confidence_thresh, nms_thresh, max_detections, max_per_class=MAX_PER_CLASS)
-        for index, geometry, one in zip(batch.indices, batch.geometries, selected, strict=True):
-            found[index] = Detections(geometry.to_image(one.boxes), one.scores, one.labels)
-        if progress:
-            progress(len(found), len(mine))
-    found = gathered(found)
+    loader = EvalLoader(dataset, preprocess, batch_size, num_workers, list(range(rank(), len(dataset), world_size())))
+    choose = partial(
+        select,
+        confidence_thresh=confidence_thresh,
+        nms_thresh=nms_thresh,
+        max_detections=max_detections,
+        max_per_class=MAX_PER_CLASS,
+    )
+    found = gathered(detections(lambda images: {"": predictor(images)}, loader, choose, progress)[""])
     scored = from_main(lambda: score(dataset, found, iou_eval_thresh))
     return EvaluationReport(
         scored.metrics,
@@ -157,6 +153,35 @@ def evaluate(
         dict(model or {}),
         scored.curves,
     )
+
+
+def detections(
+    predict: Callable[[Tensor], Mapping[str, Candidates]],
+    loader: EvalLoader,
+    choose: Callable[[Candidates], list[Detections]],
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, dict[int, Detections]]:
+    """Detections in image pixels by image index, for each of the variants that `predict` makes of a batch.
+
+    Raises:
+        ModelError: the model scores another number of classes than the data set has.
+    """
+    found: dict[str, dict[int, Detections]] = defaultdict(dict)
+    dataset, done = loader.dataset, 0
+    for batch in loader:
+        for variant, candidates in predict(normalize(batch.images, loader.preprocess)).items():
+            classes = candidates.scores.shape[-1]
+            if classes != len(dataset.class_names):
+                raise ModelError(
+                    f"the model scores {classes} classes, the data set has {len(dataset.class_names)}",
+                    "give dataset.class_names all classes of the model, in its order",
+                )
+            for index, geometry, one in zip(batch.indices, batch.geometries, choose(candidates), strict=True):
+                found[variant][index] = Detections(geometry.to_image(one.boxes), one.scores, one.labels)
+        done += len(batch.indices)
+        if progress:
+            progress(done, len(loader.indices))
+    return found
 
 
 class Score(NamedTuple):

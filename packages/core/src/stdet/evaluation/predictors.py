@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,11 +97,22 @@ class OnnxPredictor:
         self._outputs = self._ordered_outputs()
 
     def __call__(self, images: Tensor) -> Candidates:
+        return self.decode(self.outputs(images), (images.shape[2], images.shape[3]))
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """What the graph says of preprocessed images: float32, in the order of the decoder's `output_names`."""
         values = images.numpy()
         parts = [values] if self._batched else [values[i : i + 1] for i in range(len(values))]
         runs = [self._run(part) for part in parts]
-        outputs = [torch.from_numpy(np.concatenate(column)) for column in zip(*runs, strict=True)]
-        candidates = self._decoder.decode(outputs, (images.shape[2], images.shape[3]))
+        return [torch.from_numpy(np.concatenate(column)) for column in zip(*runs, strict=True)]
+
+    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int]) -> Candidates:
+        """Candidates from `outputs`.
+
+        Raises:
+            ModelError: they score another number of classes than the decoder knows.
+        """
+        candidates = self._decoder.decode(outputs, input_size)
         classes = candidates.scores.shape[-1]
         if classes != self._decoder.spec.num_classes:
             raise ModelError(

@@ -52,6 +52,26 @@ class Candidates:
     multi_label: bool = False
 
 
+@dataclass(frozen=True)
+class OutputPart:
+    """Columns of an exported output that mean one thing, so that errors can be told apart by what they spoil.
+
+    Attributes:
+        name: `boxes`, `classes`, `objectness`, ...
+        output: index into `Detector.output_names`.
+        first, last: columns [first, last) of the output's last axis; None for its ends.
+    """
+
+    name: str
+    output: int
+    first: int | None = None
+    last: int | None = None
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.first, self.last)
+
+
 class Detector(nn.Module, ABC):
     """A detection network. `forward` is one static tensor graph: the same in training, export and int8.
 
@@ -62,7 +82,14 @@ class Detector(nn.Module, ABC):
     output_names: ClassVar[tuple[str, ...]]
     """Names of the ONNX outputs, in the order of `export_outputs`."""
 
+    output_parts: ClassVar[tuple[OutputPart, ...]] = ()
+    """What the columns of the outputs mean; each column belongs to one part. Empty: each output is a part of its own."""
+
     spec: DetectorSpec
+
+    def parts(self) -> tuple[OutputPart, ...]:
+        """`output_parts`, or one part an output for a model that doesn't say."""
+        return self.output_parts or tuple(OutputPart(name, i) for i, name in enumerate(self.output_names))
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

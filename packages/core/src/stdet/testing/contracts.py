@@ -122,6 +122,16 @@ class ModelContract:
             assert float(found.scores.max()) <= 1
             assert bool((found.boxes[..., 2:] >= found.boxes[..., :2]).all())
 
+    def test_each_column_of_the_outputs_belongs_to_one_part(self) -> None:
+        detector = self.build().eval()
+        with torch.no_grad():
+            outputs = detector.export_outputs(detector(self.images(detector)))
+        covered = [torch.zeros(output.shape[-1]) for output in outputs]
+        for part in detector.parts():
+            covered[part.output][part.columns] += 1
+        assert all(bool((columns == 1).all()) for columns in covered)
+        assert len({part.name for part in detector.parts()}) == len(detector.parts())
+
     def test_decoding_needs_no_weights(self) -> None:
         detector = self.build().eval()
         with torch.no_grad():
