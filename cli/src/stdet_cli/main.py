@@ -67,9 +67,18 @@ def export(config: ConfigFile, overrides: Overrides = None, as_json: Json = Fals
 
 
 @app.command()
-def quantize(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def quantize(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="fail when int8 loses more points than this; short for quantization.max_drop=…")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Write the int8 form of a checkpoint or an ONNX file."""
-    _run(config, overrides, "quantization", as_json, verbose)
+    budget = [] if max_drop is None else [f"quantization.max_drop={max_drop}"]
+    _run(config, [*(overrides or ()), *budget], "quantization", as_json, verbose)
 
 
 @app.command()

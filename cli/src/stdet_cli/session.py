@@ -92,6 +92,8 @@ class Session:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout: drawn on a terminal, tab-separated elsewhere."""
         if not sys.stdout.isatty():
+            if title:
+                sys.stdout.write(f"# {title}\n")
             for row in (columns, *rows):
                 sys.stdout.write("\t".join(row) + "\n")
             return
@@ -108,9 +110,13 @@ class Session:
     def error(self, error: StdetError) -> None:
         """A mistake of the user's."""
         self.close()
+        result: RunResult | None = getattr(error, "result", None)
+        if result is not None and not self._as_json:
+            self.result(result)
         if self._as_json:
             problems = [dataclasses.asdict(p) for p in getattr(error, "problems", ())]
-            self.document({"error": {"message": error.message, "hint": error.hint, "problems": problems}})
+            about = {"error": {"message": error.message, "hint": error.hint, "problems": problems}}
+            self.document(about | (result.document if result is not None else {}))
         sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
 
 

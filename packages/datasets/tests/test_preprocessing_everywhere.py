@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stdet.build import calibration_stream
+from stdet.calibration import Chosen, stream
 from stdet.data.loader import EvalLoader, TrainLoader
 from stdet.data.preprocess import normalize
 from stdet.interfaces.dataset import DatasetRequest
@@ -47,7 +47,7 @@ def test_training_evaluation_calibration_and_metadata_agree(
     recipe = YoloxRecipe(YoloxAugmentation(hsv_prob=0, flip_prob=0))
     trained = next(TrainLoader(dataset, recipe, preprocess, batch_size=1, seed=0, epochs=1, no_aug_epochs=1).epoch(0))
     assert torch.equal(trained.images, evaluated)
-    calibrated = next(iter(calibration_stream(dataset, np.array([0]), spec, "here").batches()))
+    calibrated = next(iter(stream(Chosen(dataset, np.array([0]), "here"), spec).batches()))
     np.testing.assert_array_equal(calibrated, normalize(evaluated.numpy(), preprocess))
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stdet.artifacts import write_json, write_text
-from stdet.errors import ConfigError
+from stdet.errors import ConfigError, Rejected
 from stdet.plugins.loader import PluginState, load_plugins
+from stdet.structures import Table
 
 if TYPE_CHECKING:
     from stdet.config import Config
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
+    from stdet.stages import Run
 
 STAGES: dict[str, tuple[str, ...]] = {
     "training": ("train", "export"),
@@ -37,15 +39,6 @@ STAGES: dict[str, tuple[str, ...]] = {
 EXAMPLES_SHOWN = 2
 """Places of a finding in the table of `data check`; the file has more."""
 NOTHING_FOUND = ["none", "", "", "nothing is wrong with this data set as far as these checks see", ""]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people; every cell is text."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -175,9 +168,18 @@ def run(config: Config, reporter: Reporter) -> RunResult:
                 write_text(folder / "config.yaml", config_yaml(config))
             for note in config.notes:
                 state.reporter.note(note)
-            for name in STAGES[config.operation_mode]:
-                state.do(name)
-    return RunResult(folder, state.document(), [_summary(state.results)])
+            try:
+                for name in STAGES[config.operation_mode]:
+                    state.do(name)
+            except Rejected as error:
+                error.result = _result(state)
+                raise
+    return _result(state)
+
+
+def _result(state: Run) -> RunResult:
+    summary = _summary(state.results)
+    return RunResult(state.folder, state.document(), [*state.tables, *([summary] if summary.rows else [])])
 
 
 def _new_folder(wanted: Path) -> Path:

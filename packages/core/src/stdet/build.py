@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from stdet.config import Config, preprocess_of
 from stdet.data.loader import TrainLoader, multiscale_sizes
-from stdet.data.preprocess import normalize, prepare
 from stdet.data.source import DataSource
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.trainer import TrainSettings
 from stdet.errors import ConfigError, DataError, ModelError
 from stdet.interfaces.dataset import DetectionDataset
-from stdet.interfaces.deploy import CalibrationData, DeployTarget
+from stdet.interfaces.deploy import DeployTarget
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.published import PublishedWeights, choose_weights
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
@@ -202,45 +198,6 @@ class Builder(DataSource):
     def target(self) -> DeployTarget:
         """The board of `benchmarking.board`, or the generic one."""
         return self.catalogue.build("targets", self.config.benchmarking.board)
-
-    def calibration(self, spec: DetectorSpec) -> CalibrationData:
-        """A stream of the images to calibrate on: `quantization_path`, else the training images.
-
-        `quantization_split` takes that share of them, drawn with `dataset.seed`.
-
-        Raises:
-            DataError: no image is there to calibrate on.
-        """
-        section = self.config.dataset
-        folder = section.quantization_path
-        dataset = (
-            self.image_folder("quantization", folder, spec=spec)
-            if folder
-            else self.dataset("train", spec.class_names, spec=spec)
-        )
-        source = str(folder or section.train_images_path or section.dataset_name)
-        indices = self.calibration_indices(len(dataset))
-        if not len(indices):
-            raise DataError(f"{source} holds no image to calibrate on", "set dataset.quantization_path")
-        return calibration_stream(dataset, indices, spec, source)
-
-
-def calibration_stream(
-    dataset: DetectionDataset, indices: np.ndarray, spec: DetectorSpec, source: str
-) -> CalibrationData:
-    """Images `indices` of `dataset`, preprocessed as `spec` says, one at a time."""
-
-    def batches() -> Iterator[np.ndarray]:
-        for index in indices:
-            pixels, _ = prepare(dataset.read_image(int(index)), spec.preprocess)
-            yield normalize(pixels[None], spec.preprocess)
-
-    digest = hashlib.sha256()
-    for index in indices:
-        path = dataset.annotation(int(index)).path
-        digest.update(path.name.encode() if path else str(index).encode())
-        digest.update(path.read_bytes() if path else dataset.read_image(int(index)).tobytes())
-    return CalibrationData(batches, len(indices), digest.hexdigest(), source)
 
 
 def flat_settings(config: Config) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class StdetError(Exception):
     """A mistake the user can mend: `message` names the thing, `hint` the next step. The command exits with 2."""
@@ -41,6 +43,24 @@ class ExportError(StdetError):
 
 class QuantizationError(StdetError):
     """A model can't be quantized as asked, or the result breaks the budget or the target's form."""
+
+
+class Rejected(QuantizationError):
+    """The work is done and its result isn't good enough. What was found is kept and shown; the command exits with 2.
+
+    Attributes:
+        record: the findings, for programs.
+        tables: the findings, for people (`stdet.structures.Table`).
+        result: of the whole run up to here (`stdet.api.RunResult`), once it is known.
+    """
+
+    def __init__(
+        self, message: str, hint: str = "", *, record: dict[str, Any] | None = None, tables: tuple[Any, ...] = ()
+    ) -> None:
+        super().__init__(message, hint)
+        self.record = record or {}
+        self.tables = tables
+        self.result: Any = None
 
 
 class MissingExtraError(StdetError):

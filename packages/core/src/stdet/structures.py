@@ -233,3 +233,12 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people; every cell is text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]

@@ -10,14 +10,17 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from stdet.errors import DataError, StdetError
+from stdet.export.metadata import QUANTIZATION_KEY
 from stdet.interfaces.dataset import DatasetRequest, DatasetWriter, DetectionDataset, WriteRequest, WrittenSplit
-from stdet.interfaces.deploy import BenchReport, DeployTarget
-from stdet.interfaces.detector import Candidates, Detector
+from stdet.interfaces.deploy import BenchReport, DeployTarget, QuantizationResult
+from stdet.interfaces.detector import Candidates, Detector, OutputPart
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 from stdet.interfaces.transform import Transform, TransformContext
@@ -106,6 +109,10 @@ class DecodesWithWeights(ToyDetector):
     def decode(self, outputs: Any, input_size: tuple[int, int] | None = None) -> Candidates:
         found = super().decode(outputs)
         return Candidates(found.boxes + self.boxes.bias.detach().mean(), found.scores)
+
+
+class CountsAColumnTwice(ToyDetector):
+    output_parts = (OutputPart("boxes", 0, 0, 5), OutputPart("classes", 0, 4))
 
 
 class NamesTooFewOutputs(ToyDetector):
@@ -286,8 +293,28 @@ class Board(DeployTarget):
     name = "component"
     latency: tuple[float | None, Any] = (None, "none")
 
-    def quantize(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {}
+    shift = 0.01
+
+    def quantize(
+        self, model: Path, output: Path, calibration: Any, config: Any, progress: Any = None, evaluator: Any = None
+    ) -> QuantizationResult:
+        """Moves the last bias a little, which is all that the contract can see of int8."""
+        if calibration is None or not calibration.count:
+            raise StdetError("no images")
+        try:
+            found = onnx.load(model)
+        except Exception as error:
+            raise StdetError("no model") from error
+        bias = next(c for c in found.graph.initializer if c.name == found.graph.node[-1].input[2])
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(self.shift), bias.name))
+        record = {"calibration": {"fit_for_accuracy": self.fit(calibration)}}
+        onnx.helper.set_model_props(found, {QUANTIZATION_KEY: json.dumps(record)})
+        output.parent.mkdir(exist_ok=True)
+        onnx.save(found, output)
+        return QuantizationResult(record)
+
+    def fit(self, calibration: Any) -> bool:
+        return calibration.source != "random"
 
     def backends(self) -> tuple[str, ...]:
         return ("ruler",)
@@ -312,6 +339,32 @@ class ReportsWhatIsNoJson(Board):
     def bench(self, model: Path, backend: str, progress: Any = None) -> BenchReport:
         super().bench(model, backend)
         return BenchReport(model.name, "", backend, "toy", "1", details={"path": model})
+
+
+class TakesNoiseForPhotographs(Board):
+    def fit(self, calibration: Any) -> bool:
+        return True
+
+
+class AnswersSomethingElse(Board):
+    shift = 10.0
+
+
+class KeepsItsRecordToItself(Board):
+    def quantize(self, *args: Any, **kwargs: Any) -> QuantizationResult:
+        return QuantizationResult(super().quantize(*args, **kwargs).record | {"more": 1})
+
+
+class LeavesHalfAFile(Board):
+    def quantize(self, model: Path, output: Path, *args: Any, **kwargs: Any) -> QuantizationResult:
+        output.parent.mkdir(exist_ok=True)
+        output.write_bytes(b"half")
+        return super().quantize(model, output, *args, **kwargs)
+
+
+class QuantizesWithoutImages(Board):
+    def quantize(self, model: Path, output: Path, *args: Any, **kwargs: Any) -> QuantizationResult:
+        return QuantizationResult({})
 
 
 class HidesItsBackends(Board):
@@ -360,6 +413,9 @@ ARGUMENT = "the_argument_is_left_alone"
 WELL_FORMED = "samples_stay_well_formed"
 RATES = "rates_are_finite_scale_with_the_base_and_depend_on_the_step_alone"
 REPORTS = "every_backend_reports_what_its_latency_is"
+QUANTIZES = "quantizing_leaves_a_file_that_answers_like_the_float_one_and_says_what_it_is"
+REFUSES = "a_model_that_cannot_be_quantized_is_refused_and_leaves_no_file"
+PARTS = "each_column_of_the_outputs_belongs_to_one_part"
 UNKNOWN = "an_unknown_backend_is_refused_with_the_known_ones"
 
 FAULTS: list[tuple[str, type, str, type[Exception]]] = [
@@ -395,6 +451,12 @@ FAULTS: list[tuple[str, type, str, type[Exception]]] = [
     ("targets", ReportsWhatIsNoJson, REPORTS, TypeError),
     ("targets", TakesAnyBackend, UNKNOWN, AssertionError),
     ("targets", HidesItsBackends, UNKNOWN, AssertionError),
+    ("targets", TakesNoiseForPhotographs, QUANTIZES, AssertionError),
+    ("targets", AnswersSomethingElse, QUANTIZES, AssertionError),
+    ("targets", KeepsItsRecordToItself, QUANTIZES, AssertionError),
+    ("targets", LeavesHalfAFile, REFUSES, AssertionError),
+    ("targets", QuantizesWithoutImages, REFUSES, AssertionError),
+    ("models", CountsAColumnTwice, PARTS, AssertionError),
 ]
 """Kind, component, the contract test that must catch it, and how."""
 

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from stdet.errors import StdetError
-from stdet.interfaces.deploy import BenchReport, CalibrationData, DeployTarget, Progress
+from stdet.interfaces.deploy import (
+    BenchReport,
+    CalibrationData,
+    DeployTarget,
+    Evaluator,
+    Progress,
+    QuantizationResult,
+)
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.estimate import estimate
 from stdet_deploy_stm32.host import bench_host
-from stdet_deploy_stm32.quantize.recipe import quantize_onnx
+from stdet_deploy_stm32.quantize.modes import Job, run_mode
 
 
 class Stm32Target(DeployTarget):
@@ -26,12 +33,13 @@ class Stm32Target(DeployTarget):
         self,
         model: Path,
         output: Path,
-        calibration: CalibrationData,
+        calibration: CalibrationData | None,
         config: Any,
         progress: Progress | None = None,
-    ) -> dict[str, Any]:
-        """See `quantize.recipe.quantize_onnx`; the form is the same for all boards."""
-        return quantize_onnx(model, output, calibration, config, progress)
+        evaluator: Evaluator | None = None,
+    ) -> QuantizationResult:
+        """See `quantize.modes`; the form is the same for all boards."""
+        return run_mode(Job(model, output, calibration, config, progress, evaluator))
 
     def backends(self) -> tuple[str, ...]:
         """`host` measures on this computer, `estimate` counts."""

@@ -428,7 +428,9 @@ class _Checker:
     ) -> None:
         self._check_model(mode, family, built)
         self._check_training(mode, family, built["training"])
-        self._check_data(mode, built["dataset"])
+        self._check_data(mode, built["dataset"], built["quantization"])
+        if mode in QUANTIZING_MODES:
+            self._check_quantization(mode, built["quantization"], built["model"])
         board = built["benchmarking"].board
         if mode.endswith("b") or mode in ("benchmarking", *QUANTIZING_MODES) or "board" in self._raw["benchmarking"]:
             self._options("targets", board, "benchmarking.board")
@@ -517,7 +519,24 @@ class _Checker:
         if training.start_epoch is not None and training.start_epoch >= training.epochs:
             self._problem("training.start_epoch", f"{training.start_epoch} is not below epochs ({training.epochs})")
 
-    def _check_data(self, mode: str, dataset: sections.Dataset) -> None:
+    def _check_quantization(self, mode: str, section: sections.Quantization, model: sections.Model) -> None:
+        if section.operating_mode == "full_auto" and section.max_drop is None:
+            self._problem("quantization.max_drop", "missing; full_auto searches under this budget")
+        if section.random_calibration and _judges(section):
+            self._problem(
+                "quantization.random_calibration", "ranges from noise can't be judged by accuracy; leave out max_drop"
+            )
+        if section.operating_mode == "normalise":
+            if mode not in ("quantization", "chain_qb"):
+                self._problem(
+                    "quantization.operating_mode", f"normalise has no place in {mode}", "quantization, chain_qb"
+                )
+            if section.max_drop is not None:
+                self._problem("quantization.max_drop", "normalise has no float model to compare with")
+            if model.model_path is None or model.model_path.suffix != ".onnx":
+                self._problem("model.model_path", "normalise needs the ONNX file of another tool")
+
+    def _check_data(self, mode: str, dataset: sections.Dataset, quantization: sections.Quantization) -> None:
         for key in SPLIT_KEYS if dataset.dataset_name in ("coco", "yolo", "synthetic") else ():
             if getattr(dataset, key) is not None:
                 self._problem(
@@ -528,9 +547,10 @@ class _Checker:
         needed: list[str] = []
         if mode in TRAINING_MODES:
             needed += [*dataset.needed_keys("train"), *dataset.needed_keys("val")]
-        elif mode in EVALUATING_MODES:
+        elif mode in EVALUATING_MODES or (mode in QUANTIZING_MODES and _judges(quantization)):
             needed += dataset.needed_keys(dataset.evaluation_split())
-        if mode in QUANTIZING_MODES and dataset.quantization_path is None:
+        takes_images = quantization.random_calibration is None and quantization.operating_mode != "normalise"
+        if mode in QUANTIZING_MODES and dataset.quantization_path is None and takes_images:
             needed += dataset.needed_keys("train")
         if mode == "prediction":
             needed.append("prediction_path")
@@ -540,6 +560,11 @@ class _Checker:
                     " (or quantization_path)" if mode in QUANTIZING_MODES and mode not in TRAINING_MODES else ""
                 )
                 self._problem(f"dataset.{key}", f"missing; {mode} needs it{alternative if 'train' in key else ''}")
+
+
+def _judges(section: sections.Quantization) -> bool:
+    """Whether quantizing takes evaluation images."""
+    return section.max_drop is not None or section.iterative_quant_parameters.inspection_map > 0
 
 
 def _none_counts(section: str, key: str) -> bool:

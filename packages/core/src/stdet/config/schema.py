@@ -280,6 +280,15 @@ class OnnxExtraOptions(Section):
     activations_tensor_override: tuple[Any, ...] | None = Field(None, description="the same for activations")
 
 
+class IterativeQuantParameters(Section):
+    inspection_images: Positive = Field(4, description="calibration images that tensors are ranked with")
+    inspection_map: int = Field(
+        0, ge=0, description="inspection: for so many of the worst tensors, also the score when only it is quantized"
+    )
+    max_trials: Positive = Field(24, description="full_auto: most models to score")
+    max_int16_share: Share = Field(0.1, description="full_auto: most of the activation bytes that may become int16")
+
+
 class Quantization(Section):
     quantizer: Annotated[Literal["onnx_quantizer"], BeforeValidator(_lower)] = Field(
         "onnx_quantizer", description="onnxruntime's static quantizer"
@@ -292,7 +301,22 @@ class Quantization(Section):
     granularity: Literal["per_channel", "per_tensor"] = Field("per_channel", description="of the weights' scales")
     target_opset: int = Field(17, ge=13, le=21, description="opset of the int8 file; 21 for 4- and 16-bit types")
     export_dir: str = Field("quantized_models", description="folder of the int8 file, inside the run folder")
-    operating_mode: Literal["default"] = Field("default", description="quantize as described")
+    operating_mode: Literal["default", "inspection", "full_auto", "normalise"] = Field(
+        "default",
+        description="quantize as described; also rank the tensors by their damage; search a recipe within max_drop; or "
+        "check another tool's QDQ file and bring it into the form",
+    )
+    max_drop: float | None = Field(
+        None,
+        ge=0,
+        description="points (hundredths) of max_drop_metric that int8 may lose against float; needs val or test",
+    )
+    max_drop_metric: Literal["AP50", "AP"] = Field("AP50", description="what the budget is for, mean over all classes")
+    random_calibration: Positive | None = Field(
+        None, description="calibrate on so many noise images: for size and speed only, unfit for accuracy"
+    )
+    allow_overlap: bool = Field(False, description="calibrate on images that the evaluation uses, too")
+    iterative_quant_parameters: IterativeQuantParameters = IterativeQuantParameters()
     onnx_quant_parameters: OnnxQuantParameters = OnnxQuantParameters()
     onnx_extra_options: OnnxExtraOptions = OnnxExtraOptions()
 
@@ -387,7 +411,8 @@ REFUSED = {
     "training.max_epoch": "use training.epochs",
     "training.lr": "use training.optimizer, for example `SGD: {learning_rate: 0.01}`",
     "quantization.optimize": _TENSORFLOW,
-    "quantization.iterative_quant_parameters": "the full_auto mode is not in this version",
+    "quantization.iterative_quant_parameters.inspection_split": "use inspection_images, a number",
+    "quantization.iterative_quant_parameters.accuracy_tolerance": "use quantization.max_drop, in points",
     "tools.stedgeai": _NO_TOOL,
     "tools.path_to_cubeIDE": _NO_TOOL,
     **dict.fromkeys(

@@ -132,13 +132,7 @@ def evaluate(
         raise DataError("the evaluation set holds no image", "check the test and val paths of the dataset section")
     started = time.perf_counter()
     loader = EvalLoader(dataset, preprocess, batch_size, num_workers, list(range(rank(), len(dataset), world_size())))
-    choose = partial(
-        select,
-        confidence_thresh=confidence_thresh,
-        nms_thresh=nms_thresh,
-        max_detections=max_detections,
-        max_per_class=MAX_PER_CLASS,
-    )
+    choose = chooser(confidence_thresh, nms_thresh, max_detections)
     found = gathered(detections(lambda images: {"": predictor(images)}, loader, choose, progress)[""])
     scored = from_main(lambda: score(dataset, found, iou_eval_thresh))
     return EvaluationReport(
@@ -155,10 +149,24 @@ def evaluate(
     )
 
 
+Chooser = Callable[[Candidates], list[Detections]]
+
+
+def chooser(confidence_thresh: float, nms_thresh: float, max_detections: int | None) -> Chooser:
+    """`select` with the thresholds of an evaluation."""
+    return partial(
+        select,
+        confidence_thresh=confidence_thresh,
+        nms_thresh=nms_thresh,
+        max_detections=max_detections,
+        max_per_class=MAX_PER_CLASS,
+    )
+
+
 def detections(
     predict: Callable[[Tensor], Mapping[str, Candidates]],
     loader: EvalLoader,
-    choose: Callable[[Candidates], list[Detections]],
+    choose: Chooser,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, dict[int, Detections]]:
     """Detections in image pixels by image index, for each of the variants that `predict` makes of a batch.
@@ -216,6 +224,11 @@ def score(dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_t
     known = precision[:, :, precision[0, 0] > -1]
     curves = {name: known[i].mean(-1).tolist() for name, i in (("AP50", 0), ("AP75", 5))} if known.size else {}
     return Score(metrics, per_class, digest, count, curves)
+
+
+def ground_truth_sha256(dataset: DetectionDataset) -> str:
+    """The hash that reports call `dataset_sha256`."""
+    return _ground_truth(dataset)[1]
 
 
 def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:

@@ -8,9 +8,14 @@ from typing import Any
 
 import onnx
 
+from stdet.artifacts import write_bytes
 from stdet.errors import ArtifactError
 from stdet.structures import DetectorSpec
 
+QUANTIZATION_KEY = "stdet.quantization"
+"""Record of a deploy target's `quantize`; `calibration.fit_for_accuracy` in it is False for noise."""
+ACCURACY_KEY = "stdet.accuracy"
+"""Verdict on an int8 file that was made under a budget."""
 FORMAT_KEY, SPEC_KEY, PROVENANCE_KEY = "stdet.format", "stdet.spec", "stdet.provenance"
 FORMAT = "1"
 
@@ -54,6 +59,23 @@ def read_provenance(path: Path) -> dict[str, Any]:
         return dict(json.loads(_properties(path).get(PROVENANCE_KEY, "{}")))
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"{path}: the metadata {PROVENANCE_KEY} is damaged: {error}") from error
+
+
+def is_unfit_for_accuracy(path: Path) -> bool:
+    """Whether an int8 file says that it was calibrated on noise."""
+    try:
+        record = json.loads(_properties(path).get(QUANTIZATION_KEY, "{}"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: the metadata {QUANTIZATION_KEY} is damaged: {error}") from error
+    return record.get("calibration", {}).get("fit_for_accuracy") is False
+
+
+def copy_with_property(source: Path, target: Path, key: str, document: dict[str, Any]) -> None:
+    """Write the ONNX file `source` to `target`, atomically, with one more metadata property."""
+    model = onnx.load(source)
+    properties = {p.key: p.value for p in model.metadata_props}
+    onnx.helper.set_model_props(model, properties | {key: json.dumps(document)})
+    write_bytes(target, lambda file: file.write(model.SerializeToString(deterministic=True)))
 
 
 def _properties(path: Path) -> dict[str, str]:

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from stdet.structures import Table
+
 LatencyKind = Literal["measured", "vendor_estimate", "model", "none"]
 
 
@@ -60,6 +62,21 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class CalibrationCheck:
+    """What was found out about calibration images.
+
+    Attributes:
+        name: `size`, `duplicates`, `classes`, `preprocessing`, `overlap`, ...
+        verdict: `unknown` when it can't be told.
+        finding: one line for people.
+    """
+
+    name: str
+    verdict: Literal["ok", "warning", "unknown"]
+    finding: str
+
+
+@dataclass(frozen=True)
 class CalibrationData:
     """Images to calibrate on, as a stream: never all in memory.
 
@@ -68,12 +85,44 @@ class CalibrationData:
         count: number of images.
         sha256: of the images' names and bytes, for the record.
         source: folder or annotation file they came from; `random` when they are noise, unfit for accuracy.
+        images: (name, SHA-256) of each, for the record; empty for noise.
+        checks: what is known about them already, for the record.
     """
 
     batches: Callable[[], Iterator[np.ndarray]]
     count: int
     sha256: str
     source: str
+    images: tuple[tuple[str, str], ...] = ()
+    checks: tuple[CalibrationCheck, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Judges every form of one model: the same images, thresholds and code, whichever file.
+
+    Attributes:
+        score: `metric` of an ONNX file, float or int8, 0..1, the mean over all classes.
+        metric: what is scored, `AP50` or `AP`.
+        sha256: of the images, their ground truth and the thresholds; scores compare only where it is equal.
+        journal: folder that outlives the run, where a search keeps what it has finished; None keeps nothing.
+    """
+
+    score: Callable[[Path], float]
+    metric: str
+    sha256: str
+    journal: Path | None = None
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """Attributes:
+    record: what was done (method, tool versions, calibration), JSON-able; also stored in the file's metadata.
+    tables: what people should see of it.
+    """
+
+    record: dict[str, Any]
+    tables: tuple[Table, ...] = ()
 
 
 class DeployTarget(ABC):
@@ -86,20 +135,21 @@ class DeployTarget(ABC):
         self,
         model: Path,
         output: Path,
-        calibration: CalibrationData,
+        calibration: CalibrationData | None,
         config: Any,
         progress: Progress | None = None,
-    ) -> dict[str, Any]:
-        """Write the int8 form of the float ONNX `model` to `output`, atomically.
+        evaluator: Evaluator | None = None,
+    ) -> QuantizationResult:
+        """Write the int8 form of the float ONNX `model` to `output`, atomically; reports may go beside it.
 
         Args:
+            calibration: None when `config.operating_mode` is `normalise`, which takes no images.
             config: the validated `quantization` section (`stdet.config.schema.Quantization`).
-
-        Returns:
-            A record of what was done (method, tool versions, calibration), also stored in the file's metadata.
+            evaluator: for the modes that judge by accuracy. Whether the result keeps to `config.max_drop` is for the
+                caller to judge.
 
         Raises:
-            QuantizationError: the model can't be quantized as asked.
+            QuantizationError: the model can't be quantized as asked; nothing is written to `output`.
         """
 
     @abstractmethod

@@ -6,16 +6,21 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 
+from stdet.config.schema import Quantization
 from stdet.errors import StdetError
+from stdet.export.metadata import QUANTIZATION_KEY
 from stdet.export.onnx import simplify
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, WriteRequest
-from stdet.interfaces.deploy import DeployTarget
+from stdet.interfaces.deploy import CalibrationData, DeployTarget
 from stdet.interfaces.detector import Detector, Targets
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.scheduler import ScheduleLength
@@ -287,6 +292,7 @@ class TargetContract:
 
     def model(self, tmp_path: Any) -> Any:
         """A small float ONNX model."""
+        torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
         path = tmp_path / "small.onnx"
         buffer = io.BytesIO()
@@ -305,6 +311,49 @@ class TargetContract:
             json.dumps(dataclasses.asdict(report))
             assert report.backend == backend
             assert (report.latency_ms is None) == (report.latency_kind == "none")
+
+    def calibration(self, source: str = "noise", count: int = 4) -> CalibrationData:
+        """Seeded images for `model`."""
+
+        def batches() -> Iterator[np.ndarray]:
+            for index in range(count):
+                yield np.random.default_rng(index).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
+
+        return CalibrationData(batches, count, "0" * 64, source)
+
+    def test_quantizing_leaves_a_file_that_answers_like_the_float_one_and_says_what_it_is(self, tmp_path: Any) -> None:
+        target = _catalogue().build("targets", self.name)
+        model = self.model(tmp_path)
+        for source, fit in (("noise", True), ("random", False)):
+            output = tmp_path / source / "int8.onnx"
+            result = target.quantize(model, output, self.calibration(source), Quantization())
+            stored = {p.key: p.value for p in onnx.load(output).metadata_props}[QUANTIZATION_KEY]
+            assert json.loads(stored) == json.loads(json.dumps(result.record))
+            assert result.record["calibration"]["fit_for_accuracy"] is fit
+            sessions = [
+                onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (model, output)
+            ]
+            name = sessions[0].get_inputs()[0].name
+            image = next(iter(self.calibration().batches()))
+            real, approximate = (session.run(None, {name: image})[0] for session in sessions)
+            noise, signal = np.square(real - approximate).sum(), np.square(real - real.mean()).sum()
+            assert 0 < noise < 0.03 * signal
+
+    def test_a_model_that_cannot_be_quantized_is_refused_and_leaves_no_file(self, tmp_path: Any) -> None:
+        target = _catalogue().build("targets", self.name)
+        model, output = self.model(tmp_path), tmp_path / "out" / "int8.onnx"
+        (tmp_path / "broken.onnx").write_bytes(b"no model")
+        for wrong, calibration in (
+            (model, self.calibration(count=0)),
+            (model, None),
+            (tmp_path / "broken.onnx", self.calibration()),
+        ):
+            try:
+                target.quantize(wrong, output, calibration, Quantization())
+            except StdetError:
+                assert not output.exists()
+            else:
+                raise AssertionError("something was quantized that can't be")
 
     def test_an_unknown_backend_is_refused_with_the_known_ones(self, tmp_path: Any) -> None:
         target = _catalogue().build("targets", self.name)

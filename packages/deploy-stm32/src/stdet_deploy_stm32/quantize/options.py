@@ -83,7 +83,6 @@ def read_options(config: Any) -> Recipe:
     params, extra = config.onnx_quant_parameters, config.onnx_extra_options
     choose("quantizer", config.quantizer, ("onnx_quantizer",))
     choose("quantization_type", config.quantization_type, ("PTQ",))
-    choose("operating_mode", config.operating_mode, ("default",))
     recipe = Recipe(
         method=(method := choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, ALL_METHODS)),
         percentile=PERCENTILE if params.percentile is None else params.percentile,

@@ -28,12 +28,14 @@ def prepare(path: Path, target_opset: int) -> ModelProto:
     model = load_model(path)
     if is_quantized(model):
         raise QuantizationError(
-            f"{path.name} is already quantized", "give the float model; benchmarking takes the quantized file as it is"
+            f"{path.name} is already quantized",
+            "give the float model; quantization.operating_mode: normalise checks another tool's file and brings it into "
+            "the form",
         )
     _one_input(model, path)
     fix_batch(model)
     model = _raise_opset(model, path, target_opset)
-    _name_nodes(model)
+    name_nodes(model)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     model = _fold(model, path)
     _check_static(model, path)
@@ -72,7 +74,8 @@ def _raise_opset(model: ModelProto, path: Path, target: int) -> ModelProto:
     return model
 
 
-def _name_nodes(model: ModelProto) -> None:
+def name_nodes(model: ModelProto) -> None:
+    """Give each node without a name one of its own, in place."""
     taken = {node.name for node in model.graph.node}
     for index, node in enumerate(model.graph.node):
         if not node.name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onnx import ModelProto
 
 from stdet.artifacts import atomic_path, sha256_file
 from stdet.errors import ArtifactError, QuantizationError
-from stdet.export.metadata import read_spec
+from stdet.export.metadata import QUANTIZATION_KEY, read_spec
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
@@ -33,27 +34,52 @@ from stdet_deploy_stm32.quantize.tail import unlike_joins
 
 log = logging.getLogger(__name__)
 
-METADATA_KEY = "stdet.quantization"
+METADATA_KEY = QUANTIZATION_KEY
 _SQNR_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A model quantized in memory.
+
+    Attributes:
+        source: the float model, prepared.
+        floating: what the method made of it before rounding: the same function, perhaps with equalized channels.
+        inside: the QDQ form with float inputs and outputs.
+        model: the same with the inputs and outputs that were asked for.
+        record: of what was done; `save_int8` stores it.
+    """
+
+    source: ModelProto
+    floating: ModelProto
+    inside: ModelProto
+    model: ModelProto
+    record: dict[str, Any]
 
 
 def quantize_onnx(
     model: Path, output: Path, calibration: CalibrationData, config: Any, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Write the int8 QDQ form of the float ONNX `model` to `output`, or nothing at all.
+    """Write the int8 QDQ form of the float ONNX `model` to `output`, or nothing at all; see `make_int8`.
 
-    The file is loaded and run before it takes its name. The same model, images and options give the same bytes.
+    Returns:
+        The record that is also stored in the file's metadata under `stdet.quantization`.
+    """
+    made = make_int8(model, calibration, config, progress)
+    save_int8(made, output)
+    return made.record
+
+
+def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: Progress | None = None) -> Int8:
+    """The int8 QDQ form of the float ONNX `model`. The same model, images and options give the same bytes.
 
     Args:
         calibration: images, preprocessed; they are read one at a time, as often as the options need.
         config: the `quantization` section.
         progress: called after each calibration image.
 
-    Returns:
-        The record that is also stored in the file's metadata under `stdet.quantization`.
-
     Raises:
-        ArtifactError: `model` can't be read, `output` can't be written.
+        ArtifactError: `model` can't be read.
         QuantizationError: model, images or options don't allow it; the message says what and where.
     """
     recipe = read_options(config)
@@ -75,6 +101,7 @@ def quantize_onnx(
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
     signal = output_sqnr_db(original, quantized, calibration)
+    inside = ModelProto.FromString(quantized.SerializeToString())
     set_input_type(quantized, recipe.input_type)
     set_output_types(quantized, recipe.output_type)
     findings = check_form(quantized)
@@ -82,9 +109,17 @@ def quantize_onnx(
     record = (
         _record(model, calibration, recipe, quantized, findings, signal) | {"float_joins": list(joins)} | plan.record()
     )
-    _store_metadata(original, quantized, record)
-    _write(quantized, output)
-    return record
+    return Int8(original, floating, inside, quantized, record)
+
+
+def save_int8(made: Int8, output: Path) -> None:
+    """Store the record in the metadata and write the file.
+
+    Raises:
+        as `write_model`.
+    """
+    _store_metadata(made.source, made.model, made.record)
+    write_model(made.model, output)
 
 
 def output_sqnr_db(floating: ModelProto, quantized: ModelProto, calibration: CalibrationData) -> dict[str, float]:
@@ -179,8 +214,13 @@ def _store_metadata(floating: ModelProto, quantized: ModelProto, record: dict[st
     quantized.producer_version = __version__
 
 
-def _write(quantized: ModelProto, output: Path) -> None:
-    """Check, run and only then give the file its name."""
+def write_model(quantized: ModelProto, output: Path) -> None:
+    """Check, run and only then give the file its name.
+
+    Raises:
+        QuantizationError: not valid ONNX.
+        ArtifactError: it doesn't run, or `output` can't be written.
+    """
     try:
         onnx.checker.check_model(quantized, full_check=True)
     except Exception as error:  # the checker raises its own C++ exception classes

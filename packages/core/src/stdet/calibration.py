@@ -1,0 +1,226 @@
+"""The images that int8 ranges come from: chosen, streamed, and examined before they are trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from stdet.build import Builder
+from stdet.config import preprocess_of
+from stdet.data.preprocess import normalize, prepare
+from stdet.datatools.calibration import FEW_IMAGES
+from stdet.datatools.fingerprints import Fingerprints, equal_groups, fingerprint, look_alikes
+from stdet.datatools.splits import FaultLog
+from stdet.errors import DataError
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.deploy import CalibrationCheck, CalibrationData
+from stdet.interfaces.reporter import Reporter
+from stdet.structures import Annotation, DetectorSpec
+
+RANDOM = "random"
+SHOWN = 5
+
+
+class Chosen(DetectionDataset):
+    """Some images of a data set.
+
+    Attributes:
+        source: folder or annotation file that they come from.
+        annotated: False for a folder of images of which nothing is known.
+    """
+
+    def __init__(self, whole: DetectionDataset, indices: np.ndarray, source: str, annotated: bool = True) -> None:
+        self.whole, self.indices = whole, indices
+        self.class_names = whole.class_names
+        self.source = source
+        self.annotated = annotated
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def annotation(self, index: int) -> Annotation:
+        return self.whole.annotation(int(self.indices[index]))
+
+    def read_image(self, index: int) -> np.ndarray:
+        return self.whole.read_image(int(self.indices[index]))
+
+
+def choose(builder: Builder, spec: DetectorSpec) -> Chosen:
+    """The images of `quantization_path`, else the training images; `quantization_split` takes that share of them.
+
+    Raises:
+        DataError: there is none.
+    """
+    section = builder.config.dataset
+    folder = section.quantization_path
+    if folder:
+        whole = builder.image_folder("quantization", folder, spec=spec)
+    else:
+        whole = builder.dataset("train", spec.class_names, spec=spec)
+    source = str(folder or section.train_images_path or section.dataset_name)
+    chosen = Chosen(whole, builder.calibration_indices(len(whole)), source, annotated=folder is None)
+    if not len(chosen):
+        raise DataError(f"{source} holds no image to calibrate on", "set dataset.quantization_path")
+    return chosen
+
+
+def stream(chosen: Chosen, spec: DetectorSpec, checks: tuple[CalibrationCheck, ...] = ()) -> CalibrationData:
+    """The images, preprocessed as `spec` says, one at a time, and a hash of each."""
+
+    def batches() -> Iterator[np.ndarray]:
+        for index in range(len(chosen)):
+            pixels, _ = prepare(chosen.read_image(index), spec.preprocess)
+            yield normalize(pixels[None], spec.preprocess)
+
+    hashes = image_hashes(chosen)
+    return CalibrationData(batches, len(chosen), combined(hashes), chosen.source, hashes, checks)
+
+
+def noise(count: int, spec: DetectorSpec, seed: int) -> CalibrationData:
+    """Noise in the range of pixels, preprocessed like images: ranges from it say nothing about accuracy."""
+    preprocess = spec.preprocess
+    shape = (1, preprocess.channels, *preprocess.size)
+
+    def batches() -> Iterator[np.ndarray]:
+        for index in range(count):
+            yield normalize(np.random.default_rng([seed, index]).integers(0, 256, shape, np.uint8), preprocess)
+
+    return CalibrationData(batches, count, hashlib.sha256(f"{seed} {shape}".encode()).hexdigest(), RANDOM)
+
+
+def image_hashes(images: DetectionDataset) -> tuple[tuple[str, str], ...]:
+    """(name, SHA-256) of each image's file, or of its pixels where it has none."""
+
+    def one(index: int) -> tuple[str, str]:
+        path = images.annotation(index).path
+        data = path.read_bytes() if path else images.read_image(index).tobytes()
+        return path.name if path else f"image {index}", hashlib.sha256(data).hexdigest()
+
+    return tuple(one(index) for index in range(len(images)))
+
+
+def combined(hashes: tuple[tuple[str, str], ...]) -> str:
+    """One SHA-256 for all names and hashes."""
+    return hashlib.sha256("\n".join(" ".join(pair) for pair in hashes).encode()).hexdigest()
+
+
+# --- the doctor --------------------------------------------------------------------------------------------------------
+
+
+def examine(
+    builder: Builder,
+    chosen: Chosen,
+    spec: DetectorSpec,
+    has_metadata: bool,
+    evaluation: DetectionDataset | None,
+    reporter: Reporter,
+) -> tuple[CalibrationCheck, ...]:
+    """Everything about the images that can be known before the model sees them.
+
+    Args:
+        has_metadata: the model's file says itself how it wants its input.
+        evaluation: the images that the model will be judged by, None when the config names none.
+
+    Raises:
+        DataError: calibration images are evaluation images and `quantization.allow_overlap` is off; or the config asks
+            for another preprocessing than the model was trained with.
+    """
+    section = builder.config.dataset
+
+    def prints(images: DetectionDataset, label: str) -> Fingerprints:
+        return fingerprint(
+            images, FaultLog(), section.num_workers, lambda done, total: reporter.progress(label, done, total)
+        )
+
+    own = prints(chosen, "check calibration images")
+    checks = [_size(chosen), _duplicates(own), _classes(chosen), _preprocessing(builder, spec, has_metadata)]
+    if evaluation is None:
+        checks.append(CalibrationCheck("overlap", "unknown", "the config names no evaluation images"))
+    else:
+        theirs = prints(evaluation, "check evaluation images")
+        checks.append(_overlap(chosen, own, theirs, builder.config.quantization.allow_overlap))
+    return tuple(checks)
+
+
+def _size(chosen: Chosen) -> CalibrationCheck:
+    few = len(chosen) < FEW_IMAGES
+    text = f"{len(chosen)} images of {chosen.source}" + (f"; {FEW_IMAGES} or more are usual" if few else "")
+    return CalibrationCheck("size", "warning" if few else "ok", text)
+
+
+def _duplicates(own: Fingerprints) -> CalibrationCheck:
+    if not len(own.index):
+        return CalibrationCheck("duplicates", "ok", "generated images are all different")
+    equal = sum(len(group) - 1 for group in equal_groups(own.digests))
+    pairs, _ = look_alikes(own.looks, own.plain)
+    alike = len(pairs) - _equal_pairs(own, pairs)
+    if not equal and not alike:
+        return CalibrationCheck("duplicates", "ok", "no image is there twice")
+    return CalibrationCheck("duplicates", "warning", f"{equal} copies of images, {alike} pairs that look alike")
+
+
+def _equal_pairs(own: Fingerprints, pairs: np.ndarray) -> int:
+    return int((own.digests[pairs[:, 0]] == own.digests[pairs[:, 1]]).all(1).sum())
+
+
+def _classes(chosen: Chosen) -> CalibrationCheck:
+    if not chosen.annotated:
+        return CalibrationCheck("classes", "unknown", "the images have no annotations")
+    shown = {int(label) for index in range(len(chosen)) for label in chosen.annotation(index).labels}
+    missing = [name for label, name in enumerate(chosen.class_names) if label not in shown]
+    if not missing:
+        return CalibrationCheck("classes", "ok", f"all {len(chosen.class_names)} classes are shown")
+    some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
+    return CalibrationCheck(
+        "classes", "warning", f"{len(missing)} of {len(chosen.class_names)} classes are on no image: {some}"
+    )
+
+
+def _preprocessing(builder: Builder, spec: DetectorSpec, has_metadata: bool) -> CalibrationCheck:
+    if not has_metadata:
+        text = "the file says nothing about its preprocessing; the config's is taken"
+        return CalibrationCheck("preprocessing", "unknown", text)
+    given = _given(builder)
+    if builder.config.family is not None and given:
+        mine = preprocess_of(builder.config)
+        other = [n for n in given if getattr(mine, n) != getattr(spec.preprocess, n)]
+        if other:
+            wrong = "; ".join(
+                f"{n} is {getattr(mine, n)!r}, the model's {getattr(spec.preprocess, n)!r}" for n in other
+            )
+            raise DataError(
+                f"the config's preprocessing isn't the one that the model was trained with: {wrong}",
+                "leave these keys out of preprocessing and model.input_shape: the model's file says what it wants",
+            )
+    return CalibrationCheck("preprocessing", "ok", "as in training: the model's file says it")
+
+
+def _given(builder: Builder) -> list[str]:
+    """The fields of `Preprocess` that the config itself sets."""
+    section = builder.config.preprocessing
+    names = [n for n in ("color_mode", "mean", "std", "pad_value") if getattr(section, n) is not None]
+    names += [n for n in ("scale", "offset") if getattr(section.rescaling, n) is not None]
+    if section.resizing.interpolation is not None:
+        names.append("interpolation")
+    if section.resizing.aspect_ratio is not None:
+        names.append("resize_mode")
+    return names + (["height", "width"] if builder.config.model.input_shape else [])
+
+
+def _overlap(chosen: Chosen, own: Fingerprints, theirs: Fingerprints, allowed: bool) -> CalibrationCheck:
+    keys = {tuple(digest) for digest in theirs.digests.tolist()}
+    shared = [int(i) for i, digest in zip(own.index, own.digests.tolist(), strict=True) if tuple(digest) in keys]
+    if not shared:
+        return CalibrationCheck("overlap", "ok", "no calibration image is an evaluation image")
+    names = ", ".join(Path(str(chosen.annotation(i).path)).name for i in shared[:SHOWN])
+    text = f"{len(shared)} of {len(chosen)} calibration images are evaluation images: {names}"
+    if not allowed:
+        raise DataError(
+            f"{text}{' …' if len(shared) > SHOWN else ''}",
+            "their score would flatter the int8 model: calibrate on training images (dataset.quantization_path), or set "
+            "quantization.allow_overlap: True",
+        )
+    return CalibrationCheck("overlap", "warning", text)

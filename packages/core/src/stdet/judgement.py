@@ -1,0 +1,132 @@
+"""Float and int8 before one judge: the evaluator that searches are given, and the verdict on a budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from stdet.build import Builder
+from stdet.calibration import combined, image_hashes
+from stdet.data.loader import EvalLoader
+from stdet.errors import DataError
+from stdet.evaluation.coco import chooser, detections, ground_truth_sha256, score
+from stdet.evaluation.drop import NOTHING_TO_FIND, DropReport, compare
+from stdet.evaluation.predictors import OnnxPredictor
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.deploy import Evaluator
+from stdet.interfaces.reporter import Reporter
+from stdet.structures import DetectorSpec, Table
+
+SHOWN = 5
+"""Classes in a table; the report has all."""
+
+
+def evaluation_set(builder: Builder, spec: DetectorSpec) -> DetectionDataset | None:
+    """The test images, else the validation images, or None when the config names neither."""
+    section = builder.config.dataset
+    split = builder.evaluation_split()
+    named = getattr(section, f"{split}_images_path") or getattr(section, f"{split}_split")
+    if section.dataset_name != "synthetic" and not named:
+        return None
+    return builder.dataset(split, spec.class_names, spec=spec)
+
+
+def make_evaluator(
+    builder: Builder, spec: DetectorSpec, dataset: DetectionDataset, journal: Path | None, reporter: Reporter
+) -> Evaluator:
+    """Scores ONNX files on `dataset` in this process, by the config's thresholds."""
+    metric = builder.config.quantization.max_drop_metric
+    decoder, thresholds = builder.decoder(spec), _thresholds(builder)
+
+    def judge(path: Path) -> float:
+        predictor = OnnxPredictor(path, decoder)
+        found = detections(
+            lambda images: {"": predictor(images)},
+            _loader(builder, spec, dataset),
+            chooser(**thresholds),
+            lambda done, total: reporter.progress("evaluate", done, total),
+        )
+        value = score(dataset, found[""]).metrics[metric]
+        if value is None:
+            raise DataError(NOTHING_TO_FIND, "give evaluation images with annotated objects")
+        return value
+
+    facts = [thresholds, spec.to_dict(), ground_truth_sha256(dataset), combined(image_hashes(dataset))]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return Evaluator(judge, metric, digest, journal)
+
+
+def compare_forms(
+    builder: Builder, spec: DetectorSpec, floating: Path, int8: Path, dataset: DetectionDataset, reporter: Reporter
+) -> DropReport:
+    """What `int8` loses against `floating` on `dataset`, and which part of the outputs loses it."""
+    decoder, thresholds = builder.decoder(spec), _thresholds(builder)
+    return compare(
+        OnnxPredictor(floating, decoder),
+        OnnxPredictor(int8, decoder),
+        [(part, decoder.output_names[part.output]) for part in decoder.parts()],
+        _loader(builder, spec, dataset),
+        chooser(**thresholds),
+        metric=builder.config.quantization.max_drop_metric,
+        thresholds=thresholds,
+        progress=lambda done, total: reporter.progress("compare", done, total),
+    )
+
+
+def _loader(builder: Builder, spec: DetectorSpec, dataset: DetectionDataset) -> EvalLoader:
+    config = builder.config
+    return EvalLoader(dataset, spec.preprocess, config.training.batch_size, config.dataset.num_workers)
+
+
+def _thresholds(builder: Builder) -> dict[str, Any]:
+    section = builder.config.postprocessing
+    return {
+        "confidence_thresh": section.confidence_thresh,
+        "nms_thresh": section.NMS_thresh,
+        "max_detections": section.max_detection_boxes,
+    }
+
+
+def worst_of(report: DropReport, record: dict[str, Any]) -> dict[str, str]:
+    """The output, part, class and layer that lost most, each in words; `record` is the target's.
+
+    The output is that with the least signal to noise; the layer that whose tensor alone does most damage.
+    """
+    worst: dict[str, str] = {}
+    if signal := record.get("sqnr_db"):
+        output = min(signal, key=lambda name: signal[name])
+        worst["output"] = f"{output} ({signal[output]:.1f} dB)"
+    part = max(report.parts, key=lambda p: p.alone.get(report.metric, 0.0))
+    worst["part"] = f"{part.part} of {part.output} ({part.alone.get(report.metric, 0.0):+.2f} points alone)"
+    for name, row in list(report.per_class.items())[:1]:
+        worst["class"] = f"{name} ({100 * row['float']:.1f} to {100 * row['int8']:.1f})"
+    for tensor in record.get("worst_tensors", [])[:1]:
+        worst["layer"] = (
+            f"{tensor['layer']} ({tensor['op_type']}; {tensor['tensor']} alone: {tensor['sqnr_db']:.1f} dB)"
+        )
+    return worst
+
+
+def drop_tables(report: DropReport, worst: dict[str, str]) -> list[Table]:
+    """The report for people."""
+    names = [name for name in ("AP", "AP50", "AP75") if name in report.points]
+    rows = [
+        ["float", *(f"{report.floating[n]:.4f}" for n in names)],
+        ["int8", *(f"{report.quantized[n]:.4f}" for n in names)],
+        ["points lost", *(f"{report.points[n]:+.2f}" for n in names)],
+    ]
+    for part in report.parts:
+        rows.append([f"{part.part} alone int8", *(f"{part.alone[n]:+.2f}" for n in names)])
+    for part in report.parts:
+        rows.append([f"{part.part} back to float", *(f"{-part.recovers[n]:+.2f}" for n in names)])
+    classes = [
+        [name, f"{row['float']:.4f}", f"{row['int8']:.4f}", f"{row['points']:+.2f}"]
+        for name, row in list(report.per_class.items())[:SHOWN]
+    ]
+    return [
+        Table(f"what int8 costs on {report.images} images (points lost)", ["", *names], rows),
+        Table(f"classes that lost most, {report.metric}", ["class", "float", "int8", "points lost"], classes),
+        Table("where most is lost", ["what", "which"], [[what, which] for what, which in worst.items()]),
+    ]

@@ -1,0 +1,155 @@
+"""The calibration doctor: each fault is planted and must be named; a sound set raises none."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stdet.calibration import RANDOM, Chosen, combined, examine, image_hashes, noise, stream
+from stdet.config.schema import Dataset, Model, Preprocessing, Quantization
+from stdet.data.preprocess import normalize, prepare
+from stdet.errors import DataError
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.family import ModelFamily
+from stdet.interfaces.reporter import SilentReporter
+from stdet.structures import Annotation, DetectorSpec, Preprocess
+
+PREPROCESS = Preprocess(32, 48, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), color_mode="bgr")
+SPEC = DetectorSpec("toy", "toy", ("a", "b"), PREPROCESS, "yolox", (32,))
+FAMILY = ModelFamily("toy", "toy", PREPROCESS, "yolox", "cosine", False, 32, 32, "toy", (32,))
+
+
+class Photos(DetectionDataset):
+    """Seeded noise photographs in a folder, with the classes given."""
+
+    class_names = ("a", "b")
+
+    def __init__(self, folder: Path, seeds: list[int], labels: tuple[int, ...] = (0, 1)) -> None:
+        folder.mkdir()
+        self.paths, self.labels = [], labels
+        for position, seed in enumerate(seeds):
+            coarse = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), np.uint8)
+            self.paths.append(folder / f"{position}.png")
+            Image.fromarray(coarse).resize((72, 64), Image.Resampling.BICUBIC).save(self.paths[-1])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def annotation(self, index: int) -> Annotation:
+        count = len(self.labels)
+        boxes = np.tile(np.array([[1, 1, 20, 20]], np.float32), (count, 1))
+        return Annotation(
+            index, self.paths[index], 64, 72, boxes, np.array(self.labels), np.zeros(count, bool), np.ones(count)
+        )
+
+    def read_image(self, index: int) -> np.ndarray:
+        return np.asarray(Image.open(self.paths[index]))
+
+
+def builder(quantization: dict[str, Any] | None = None, **sections: Any) -> Any:
+    config = SimpleNamespace(
+        dataset=Dataset(num_workers=0),
+        quantization=Quantization(**quantization or {}),
+        preprocessing=sections.get("preprocessing", Preprocessing()),
+        model=sections.get("model", Model()),
+        family=FAMILY,
+    )
+    return SimpleNamespace(config=config)
+
+
+def verdicts(made: Any, chosen: Chosen, evaluation: DetectionDataset | None, known: bool = True) -> dict[str, Any]:
+    return {c.name: c for c in examine(made, chosen, SPEC, known, evaluation, SilentReporter())}
+
+
+def test_a_sound_set_raises_nothing(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", list(range(60))), np.arange(60), "here")
+    found = verdicts(builder(), chosen, Photos(tmp_path / "b", [100, 101]))
+    assert {c.verdict for c in found.values()} == {"ok"}
+    assert found.keys() == {"size", "duplicates", "classes", "preprocessing", "overlap"}
+
+
+def test_few_images_copies_missing_classes_and_unknowns_are_named(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [1, 2, 2, 3], labels=(1,)), np.arange(4), "here")
+    found = verdicts(builder(), chosen, None, known=False)
+    assert found["size"].verdict == "warning"
+    assert "4 images" in found["size"].finding
+    assert found["duplicates"].verdict == "warning"
+    assert "1 copies" in found["duplicates"].finding
+    assert found["classes"].verdict == "warning"
+    assert found["classes"].finding.endswith(": a")
+    assert found["overlap"].verdict == found["preprocessing"].verdict == "unknown"
+
+
+def test_only_the_chosen_images_count(tmp_path: Path) -> None:
+    photos = Photos(tmp_path / "a", [1, 1, 2])
+    found = verdicts(builder(), Chosen(photos, np.array([0, 2]), "here"), None)
+    assert found["duplicates"].verdict == "ok"
+    assert "2 images" in found["size"].finding
+
+
+def test_classes_of_a_bare_folder_are_unknown(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [1], labels=()), np.arange(1), "here", annotated=False)
+    assert verdicts(builder(), chosen, None)["classes"].verdict == "unknown"
+
+
+def test_evaluation_images_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [1, 2, 3]), np.arange(3), "here")
+    evaluation = Photos(tmp_path / "b", [9, 2, 3])
+    with pytest.raises(DataError, match=r"2 of 3 calibration images are evaluation images: 1\.png, 2\.png") as caught:
+        verdicts(builder(), chosen, evaluation)
+    assert "allow_overlap" in caught.value.hint
+    assert verdicts(builder({"allow_overlap": True}), chosen, evaluation)["overlap"].verdict == "warning"
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"preprocessing": Preprocessing(color_mode="rgb")}, "color_mode is 'rgb', the model's 'bgr'"),
+        ({"preprocessing": Preprocessing(mean=(0, 0, 0))}, "mean is"),
+        ({"preprocessing": Preprocessing(resizing={"aspect_ratio": "letterbox"})}, "resize_mode is 'letterbox'"),
+        ({"preprocessing": Preprocessing(rescaling={"scale": 0.5})}, "scale is 0.5"),
+        ({"model": Model(input_shape=(3, 64, 48))}, "height is 64, the model's 32"),
+    ],
+)
+def test_another_preprocessing_than_in_training_is_refused(
+    tmp_path: Path, sections: dict[str, Any], named: str
+) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [1]), np.arange(1), "here")
+    with pytest.raises(DataError) as caught:
+        verdicts(builder(**sections), chosen, None)
+    assert named in caught.value.message
+    assert verdicts(builder(**sections), chosen, None, known=False)["preprocessing"].verdict == "unknown"
+
+
+def test_the_stream_is_what_the_model_was_trained_on_and_names_its_images(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [4, 5, 6]), np.array([2, 0]), "here")
+    data = stream(chosen, SPEC)
+    images = list(data.batches())
+    assert len(images) == data.count == 2
+    assert len(list(data.batches())) == 2  # a fresh stream each time
+    pixels, _ = prepare(chosen.whole.read_image(2), PREPROCESS)
+    assert np.array_equal(images[0], normalize(pixels[None], PREPROCESS))
+    digest = hashlib.sha256((tmp_path / "a" / "2.png").read_bytes()).hexdigest()
+    assert data.images[0] == ("2.png", digest)
+    assert data.sha256 == combined(image_hashes(chosen)) != combined(data.images[:1])
+
+
+def test_noise_has_the_range_of_pixels_and_is_called_random() -> None:
+    data = noise(3, SPEC, seed=1)
+    images = list(data.batches())
+    assert [i.shape for i in images] == [(1, 3, 32, 48)] * 3
+    ends = [np.array([0, 255]) * 1.0 for _ in range(3)]
+    for channel, pixels in enumerate(ends):
+        low, high = (pixels - PREPROCESS.mean[channel]) / PREPROCESS.std[channel]
+        values = np.concatenate([i[0, channel].ravel() for i in images])
+        assert low - 1e-4 <= values.min() < low + 3
+        assert high - 3 < values.max() <= high + 1e-4
+    assert data.source == RANDOM
+    assert np.array_equal(images[1], list(noise(3, SPEC, seed=1).batches())[1])
+    assert data.sha256 != noise(3, SPEC, seed=2).sha256
