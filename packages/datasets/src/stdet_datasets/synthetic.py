@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from stdet.artifacts import write_bytes, write_json
+from stdet.artifacts import write_bytes
 from stdet.errors import DataError
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, WriteRequest
 from stdet.structures import Annotation
 from stdet_datasets.options import SyntheticOptions
+from stdet_datasets.writers import CocoWriter
 
 SHAPES = ("disc", "square", "triangle", "ring", "star", "cross")
 MIN_VISIBLE = 0.6
@@ -142,29 +142,12 @@ def write_coco(dataset: DetectionDataset, folder: Path, split: str) -> Path:
     Returns:
         The annotation file.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = CocoWriter(WriteRequest(folder, split, dataset.class_names))
     for index in range(len(dataset)):
-        a = dataset.annotation(index)
-        name = f"{a.image_id:012d}.png"
+        annotation = dataset.annotation(index)
+        name = f"{annotation.image_id:012d}.png"
         _, data = cv2.imencode(".png", cv2.cvtColor(dataset.read_image(index), cv2.COLOR_RGB2BGR))
-        write_bytes(folder / split / name, lambda file, data=data: file.write(data.tobytes()))  # type: ignore[misc]
-        images.append({"id": a.image_id, "file_name": name, "height": a.height, "width": a.width})
-        for box, label, ignore, area in zip(
-            a.boxes.tolist(), a.labels.tolist(), a.ignore.tolist(), a.areas.tolist(), strict=True
-        ):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": a.image_id,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": area,
-                    "iscrowd": int(ignore),
-                }
-            )
-    path = folder / "annotations" / f"instances_{split}.json"
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(dataset.class_names)]
-    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
-    return path
+        write_bytes(writer.images_folder / name, lambda file, data=data: file.write(data.tobytes()))  # type: ignore[misc]
+        writer.add(name, annotation)
+    return writer.finish().annotations_path
