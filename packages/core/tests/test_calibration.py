@@ -93,6 +93,13 @@ def test_only_the_chosen_images_count(tmp_path: Path) -> None:
     assert "2 images" in found["size"].finding
 
 
+def test_generated_images_cannot_be_compared(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [1, 1]), np.arange(2), "here")
+    chosen.whole.annotation = lambda index: SimpleNamespace(path=None, labels=np.array([0, 1]))  # type: ignore[assignment]
+    found = verdicts(builder(), chosen, Photos(tmp_path / "b", [1]))
+    assert found["duplicates"].verdict == found["overlap"].verdict == "unknown"
+
+
 def test_classes_of_a_bare_folder_are_unknown(tmp_path: Path) -> None:
     chosen = Chosen(Photos(tmp_path / "a", [1], labels=()), np.arange(1), "here", annotated=False)
     assert verdicts(builder(), chosen, None)["classes"].verdict == "unknown"

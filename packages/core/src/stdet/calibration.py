@@ -22,6 +22,7 @@ from stdet.structures import Annotation, DetectorSpec
 
 RANDOM = "random"
 SHOWN = 5
+NO_FILES = "generated images have no files to compare"
 
 
 class Chosen(DetectionDataset):
@@ -153,7 +154,7 @@ def _size(chosen: Chosen) -> CalibrationCheck:
 
 def _duplicates(own: Fingerprints) -> CalibrationCheck:
     if not len(own.index):
-        return CalibrationCheck("duplicates", "ok", "generated images are all different")
+        return CalibrationCheck("duplicates", "unknown", NO_FILES)
     equal = sum(len(group) - 1 for group in equal_groups(own.digests))
     pairs, _ = look_alikes(own.looks, own.plain)
     alike = len(pairs) - _equal_pairs(own, pairs)
@@ -211,6 +212,8 @@ def _given(builder: Builder) -> list[str]:
 
 
 def _overlap(chosen: Chosen, own: Fingerprints, theirs: Fingerprints, allowed: bool) -> CalibrationCheck:
+    if not len(own.index) or not len(theirs.index):
+        return CalibrationCheck("overlap", "unknown", NO_FILES)
     keys = {tuple(digest) for digest in theirs.digests.tolist()}
     shared = [int(i) for i, digest in zip(own.index, own.digests.tolist(), strict=True) if tuple(digest) in keys]
     if not shared:

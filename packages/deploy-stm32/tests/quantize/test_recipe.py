@@ -268,6 +268,29 @@ def test_a_dynamic_size_is_refused(tmp_path: Path, detector: Build, section: Sec
         quantize_onnx(tmp_path / "dynamic.onnx", tmp_path / "q.onnx", photos(), section())
 
 
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([("Magic", ["x"], {"domain": "acme.ops"})], "acme.ops:Magic"),
+        ([("Nonsense", ["x"], {})], "Nonsense"),
+        ([("Conv", ["x", "w"], {"kernel_shape": [1, 1]})], "f.onnx can't be run"),
+    ],
+)
+def test_operators_and_shapes_that_cannot_be_run_are_named(
+    tmp_path: Path, section: Section, photos: Photos, nodes: list[Any], message: str
+) -> None:
+    made = [helper.make_node(kind, inputs, ["y"], **extra) for kind, inputs, extra in nodes]
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 16, 16]) for n in "xy"]
+    weight = numpy_helper.from_array(np.ones((3, 4, 1, 1), np.float32), "w")  # for 4 channels; the image has 3
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("acme.ops", 1)]
+    model = helper.make_model(helper.make_graph(made, "g", value[:1], value[1:], [weight]), opset_imports=imports)
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "f.onnx")
+    with pytest.raises(QuantizationError, match=message):
+        quantize_onnx(tmp_path / "f.onnx", tmp_path / "q.onnx", photos(), section())
+    assert not (tmp_path / "q.onnx").exists()
+
+
 def test_a_batch_of_two_is_refused(tmp_path: Path, detector: Build, section: Section, photos: Photos) -> None:
     onnx.save(detector(batch=2), tmp_path / "two.onnx")
     with pytest.raises(QuantizationError, match="batch size 2"):

@@ -56,7 +56,7 @@ def plot_search(trials: Sequence[dict[str, Any]], floating: float, budget: float
     axes.axhline(floating, color="black", linewidth=1, label=f"float {floating:.4f}")
     axes.axhline(floating - budget / 100, color="tab:gray", linestyle="--", label=f"budget: {budget:g} points below")
     axes.set(xlabel="activation bytes in int16, %", ylabel=metric, title="full_auto: every trial")
-    axes.margins(x=0.2)
+    axes.margins(x=0.35)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     with atomic_path(path) as temporary:

@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, helper, version_converter
+from onnx import ModelProto, defs, helper, version_converter
 from onnxruntime.quantization import quant_pre_process
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.graph import dynamic_dimensions, fix_batch, load_model
+from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, is_quantized, opset
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ def prepare(path: Path, target_opset: int) -> ModelProto:
 
     Raises:
         ArtifactError: not a readable ONNX file.
-        QuantizationError: already quantized, more than one input, shapes that can't be fixed, or an operator set that
-            can't be brought to `target_opset`.
+        QuantizationError: already quantized, more than one input, shapes that can't be fixed, operators that nobody
+            knows, or an operator set that can't be brought to `target_opset`.
     """
     model = load_model(path)
     if is_quantized(model):
@@ -36,6 +37,7 @@ def prepare(path: Path, target_opset: int) -> ModelProto:
     fix_batch(model)
     model = _raise_opset(model, path, target_opset)
     name_nodes(model)
+    _check_runs(model, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     model = _fold(model, path)
     _check_static(model, path)
@@ -82,6 +84,24 @@ def name_nodes(model: ModelProto) -> None:
             node.name = f"{node.op_type}_{index}"
             while node.name in taken:
                 node.name += "_"
+
+
+def _check_runs(model: ModelProto, path: Path) -> None:
+    """Custom operators and contradictory shapes show here, before libraries trip over them."""
+    foreign = sorted({f"{n.domain}:{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
+    unknown = sorted({n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and not defs.has(n.op_type)})
+    if foreign or unknown:
+        raise QuantizationError(
+            f"{path.name} holds operators that can't be quantized: {', '.join((foreign + unknown)[:5])}",
+            "export the model with operators of the standard ONNX domain",
+        )
+    if dynamic_dimensions(model):
+        return  # reported once constants are folded, which may fix them
+    session = new_session(model.SerializeToString())
+    try:
+        session.run(None, random_inputs(session))
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise QuantizationError(f"{path.name} can't be run: {error}", "the float model itself is broken") from error
 
 
 def _fold(model: ModelProto, path: Path) -> ModelProto:
