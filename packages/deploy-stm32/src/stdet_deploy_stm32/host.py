@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -35,12 +37,21 @@ def new_session(model: Path | bytes, threads: int = THREADS, optimize: bool = Tr
     options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = False  # it grows by doubling; whoever looks at every tensor counts the bytes
     try:
         source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class
         name = "the model" if isinstance(model, bytes) else str(model)
         raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system. glibc keeps it for the process, but in pieces that the next library's large
+    tensors may not fit; other C libraries have no such call and no such need."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def random_inputs(session: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:

@@ -7,9 +7,11 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.utils import Extractor
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize import differentiate
 from stdet_deploy_stm32.quantize.differentiate import OPERATORS, TorchGraph
 from stdet_deploy_stm32.quantize.prepare import prepare
 
@@ -69,7 +71,7 @@ def test_an_operator_computes_what_onnxruntime_computes(
     model = one_node(helper.make_node(op_type, inputs, outputs, **attributes), constants)
     x = RNG.normal(0, 2, (1, 4, 8, 6)).astype(np.float32)
     expected = new_session(model.SerializeToString()).run(None, {"x": x})[0]
-    found = TorchGraph(model)(torch.from_numpy(x))["y"].numpy()
+    found = TorchGraph(model).values(torch.from_numpy(x), ["y"])["y"].numpy()
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -81,7 +83,7 @@ def test_a_fully_connected_layer_computes_what_onnxruntime_computes(graph: Build
     model = graph(nodes, constants, {"x": [1, 3, 2, 2]}, {"y": [1, 3]})
     x = RNG.normal(0, 1, (1, 3, 2, 2)).astype(np.float32)
     expected = new_session(model.SerializeToString()).run(None, {"x": x})[0]
-    np.testing.assert_allclose(TorchGraph(model)(torch.from_numpy(x))["y"].numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(TorchGraph(model).values(torch.from_numpy(x), ["y"])["y"].numpy(), expected, rtol=1e-5)
 
 
 def test_every_operator_is_tested() -> None:
@@ -92,8 +94,41 @@ def test_a_whole_detector_agrees_with_onnxruntime(saved, photos) -> None:  # typ
     model = prepare(saved, 17)
     image = next(photos(1).batches())
     expected = new_session(saved).run(None, {"image": image})[0]
-    found = TorchGraph(model)(torch.from_numpy(image))["output"].numpy()
+    found = TorchGraph(model).values(torch.from_numpy(image), ["output"])["output"].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 20_000, 1 << 30])
+def test_gradients_are_those_of_small_changes(  # type: ignore[no-untyped-def]
+    detector: Build, photos, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    """Oracle: the model computed on from a tensor that was changed a little, by onnxruntime."""
+    monkeypatch.setattr(differentiate, "_PIECE_BYTES", piece_bytes)
+    model = onnx.shape_inference.infer_shapes(detector())
+    image = torch.from_numpy(next(photos(1).batches()))
+    graph = TorchGraph(model)
+    seeds = {n: torch.randn(v.shape, generator=torch.manual_seed(1)) for n, v in
+             graph.values(image, ["boxes", "scores"]).items()}  # fmt: skip
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def visit(name: str, value: torch.Tensor, gradient: torch.Tensor) -> None:
+        assert name not in found
+        found[name] = value.clone(), gradient.clone()
+
+    graph.gradients(image, seeds, visit)
+    assert found.keys() == {"image", "c0", "r0", "c1", "s1", "m1", "c2", "a2", "boxes", "logits", "scores"}
+    for name in ("r0", "c1", "a2"):
+        value, gradient = found[name]
+        change = 1e-2 * torch.randn(value.shape, generator=torch.manual_seed(2))
+        rest = Extractor(model).extract_model([name, *(["r0"] if name == "c1" else [])], ["boxes", "scores"])
+        session = new_session(rest.SerializeToString())
+        fixed = {"r0": found["r0"][0].numpy()} if name == "c1" else {}
+        plus, minus = (session.run(None, {name: (value + s * change).numpy(), **fixed}) for s in (1, -1))
+        slope = sum(
+            float(((p - m) / 2 * seeds[n].numpy()).sum())
+            for n, p, m in zip(("boxes", "scores"), plus, minus, strict=True)
+        )
+        assert float((gradient * change).sum()) == pytest.approx(slope, rel=2e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -106,5 +141,5 @@ def test_a_whole_detector_agrees_with_onnxruntime(saved, photos) -> None:  # typ
 def test_what_has_no_gradient_here_is_refused_with_a_way_out(node: onnx.NodeProto, message: str) -> None:
     model = one_node(node, {"s": np.array([1, 1, 2, 2], np.float32)})
     with pytest.raises(QuantizationError, match=message) as caught:
-        TorchGraph(model)(torch.zeros(1, 4, 8, 6))
+        TorchGraph(model).values(torch.zeros(1, 4, 8, 6), ["y"])
     assert "calibrate_method" in str(caught.value.hint)

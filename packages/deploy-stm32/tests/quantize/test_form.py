@@ -85,6 +85,18 @@ def test_other_tools_files_are_brought_into_the_form(
     assert np.abs(before - after).max() <= tolerance + 1e-6
 
 
+def test_noted_types_of_inner_tensors_follow_the_change_to_int8(
+    foreign: Callable[..., ModelProto], photos: Photos
+) -> None:
+    """NNCF notes them; a note of uint8 on what is int8 now keeps onnxruntime from loading the file."""
+    image = next(photos(1).batches())
+    expected = run(foreign(), image)
+    model = onnx.shape_inference.infer_shapes(foreign())
+    assert any(v.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for v in model.graph.value_info)
+    normalise(model)
+    np.testing.assert_allclose(run(model, image), expected, atol=1e-5)
+
+
 def test_a_model_in_the_form_is_not_changed(good: ModelProto) -> None:
     copy = ModelProto()
     copy.CopyFrom(good)

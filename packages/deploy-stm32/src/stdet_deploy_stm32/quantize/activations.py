@@ -10,6 +10,7 @@ from typing import Any
 from onnx import ModelProto
 
 from stdet.interfaces.deploy import CalibrationData, Progress
+from stdet_deploy_stm32.host import return_memory
 from stdet_deploy_stm32.quantize.calibrate import border_tensors, subset, tensor_ranges
 from stdet_deploy_stm32.quantize.equalize import equalize, floors
 from stdet_deploy_stm32.quantize.options import SENSITIVITY, Override, Recipe
@@ -118,7 +119,9 @@ def _least_loss(
     """
     levels = 1 << int(recipe.activation_type.lower().removeprefix("u").removeprefix("int"))
     ranges = tensor_ranges(model, data, MinMax, counted)
+    return_memory()
     found = sensitivities(model, few, ranges, levels, counted)
+    return_memory()
     border = border_tensors(model)
     ranges |= {name: s.best_range() for name, s in found.items() if name not in border}
     ranges |= {n: _SQUASHED for node in model.graph.node if node.op_type in _SQUASHERS for n in node.output}

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-_CHUNK = 1 << 18  # values binned at once: bounds the temporaries and fits the cache
+CHUNK = 1 << 18
+"""Values binned at once: bounds the temporaries and fits the cache."""
 
 
 class Histogram:
@@ -46,8 +47,8 @@ class Histogram:
         self.maximum = max(self.maximum, float(flat.max()))
         self._cover()
         scale = np.float32(2.0**-self.exponent)
-        for start in range(0, flat.size, _CHUNK):
-            bins = np.floor(flat[start : start + _CHUNK] * scale).astype(np.intp)
+        for start in range(0, flat.size, CHUNK):
+            bins = np.floor(flat[start : start + CHUNK] * scale).astype(np.intp)
             bins -= self.first
             self.counts += np.bincount(bins, minlength=len(self.counts))
 

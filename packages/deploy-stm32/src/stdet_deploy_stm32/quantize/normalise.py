@@ -105,6 +105,9 @@ def _signed(model: ModelProto) -> None:
                     shifted = (numpy_helper.to_array(tensor).astype(np.int16) - 128).astype(np.int8)
                     moved[tensor.name] = add_constant(model, f"{tensor.name}_int8", shifted)
                 node.input[index] = moved[tensor.name]
+    for index in reversed(range(len(model.graph.value_info))):  # other tools note the types of inner tensors
+        if model.graph.value_info[index].type.tensor_type.elem_type == TensorProto.UINT8:
+            del model.graph.value_info[index]
     prune(model)
 
 

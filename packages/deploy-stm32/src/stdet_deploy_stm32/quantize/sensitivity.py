@@ -8,7 +8,7 @@ the following layers ignore weighs nothing: the flat tail of a SiLU, a saturated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from onnx import ModelProto
 from torch import Tensor
 
 from stdet.interfaces.deploy import CalibrationData, Progress
-from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.calibrate import images
 from stdet_deploy_stm32.quantize.differentiate import TorchGraph
+from stdet_deploy_stm32.quantize.histogram import CHUNK
 from stdet_deploy_stm32.quantize.ranges import least_error_range, range_error
-from stdet_deploy_stm32.quantize.surgery import graph_inputs, producers
+from stdet_deploy_stm32.quantize.surgery import producers
 from stdet_deploy_stm32.quantize.tail import LAYOUT
 
-_BINS = 8192
+_BINS = 2048
 _CONSTANT = 1e-10  # a variance below this share of the power is rounding
 
 
@@ -46,10 +46,13 @@ class Sensitivity:
         span = self.high - self.low
         if span == 0.0:
             return
-        flat, weight = values.reshape(-1), np.square(gradient.reshape(-1))
-        bins = ((flat - np.float32(self.low)) * np.float32(_BINS / span)).astype(np.int32)
-        np.clip(bins, 0, _BINS - 1, out=bins)
-        self.weights += np.bincount(bins, weight * (flat != 0), _BINS)
+        scale = np.float32(_BINS / span)
+        values, gradient = values.reshape(-1), gradient.reshape(-1)
+        for start in range(0, values.size, CHUNK):
+            part = slice(start, start + CHUNK)
+            bins = ((values[part] - np.float32(self.low)) * scale).astype(np.int32)
+            np.clip(bins, 0, _BINS - 1, out=bins)
+            self.weights += np.bincount(bins, np.square(gradient[part]) * (values[part] != 0), _BINS)
 
     @property
     def centers(self) -> np.ndarray:
@@ -77,7 +80,7 @@ def sensitivities(
     """The sensitivity of each tensor of `ranges`, over all images of `data`: some dozen are enough.
 
     The unit of an error is the sum, over the tensors that the outputs are joined from (boxes, objectness, scores of each
-    level), of noise power by signal variance. Holds one image's activations and gradients.
+    level), of noise power by signal variance. Holds a part of one image's activations and gradients.
 
     Args:
         ranges: (smallest, largest) value by tensor.
@@ -86,15 +89,16 @@ def sensitivities(
     Raises:
         QuantizationError: an operator without a known gradient, or unusable images.
     """
-    graph, heads = TorchGraph(model), head_tensors(model)
-    deviations = _deviations(model, heads, lambda: images(model, data))
+    graph = TorchGraph(model)
     found = {name: Sensitivity(*limits, levels) for name, limits in ranges.items()}
-    if not deviations:
-        return found
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in the same order on every machine, and no threads that spin
     try:
-        _accumulate(graph, deviations, found, images(model, data), progress or (lambda done, total: None), data.count)
+        deviations = _deviations(graph, head_tensors(model), images(model, data))
+        if deviations:
+            _accumulate(
+                graph, deviations, found, images(model, data), progress or (lambda done, total: None), data.count
+            )
     finally:
         torch.set_num_threads(threads)
     return found
@@ -108,18 +112,17 @@ def _accumulate(
     progress: Progress,
     count: int,
 ) -> None:
+    def visit(name: str, value: Tensor, gradient: Tensor) -> None:
+        if name in found:
+            found[name].add(value.numpy(), gradient.numpy())
+
     generator = torch.Generator().manual_seed(0)
     for index, image in enumerate(batches):
-        values = graph(torch.from_numpy(image).requires_grad_(True))
-        for name, sensitivity in found.items():
-            if values[name].requires_grad:
-                values[name].register_hook(_hook(sensitivity, values[name].detach()))
-        # a random sign for each element: the squares of the gradient then have the wanted sum as their mean
-        loss = torch.stack(
-            [(values[n] * _signs(values[n], generator)).sum() / (d * values[n].numel() ** 0.5)
-             for n, d in deviations.items()]
-        ).sum()  # fmt: skip
-        loss.backward()  # type: ignore[no-untyped-call]
+        pixels = torch.from_numpy(image)
+        heads = graph.values(pixels, deviations)
+        # a random sign for each element: the squares of the gradients then have the wanted sum as their mean
+        seeds = {n: _signs(heads[n], generator) / (d * heads[n].numel() ** 0.5) for n, d in deviations.items()}
+        graph.gradients(pixels, seeds, visit)
         progress(index + 1, count)
 
 
@@ -138,27 +141,18 @@ def head_tensors(model: ModelProto) -> list[str]:
     return list(heads)
 
 
-def _hook(sensitivity: Sensitivity, value: Tensor) -> Callable[[Tensor], None]:
-    return lambda gradient: sensitivity.add(value.numpy(), gradient.numpy())
-
-
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1.0
 
 
-def _deviations(model: ModelProto, names: list[str], batches: Callable[[], Iterator[np.ndarray]]) -> dict[str, float]:
+def _deviations(graph: TorchGraph, names: list[str], batches: Iterator[np.ndarray]) -> dict[str, float]:
     """Standard deviation over all elements of the images, of the tensors that aren't constant."""
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    values = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
-    del watched.graph.output[:]
-    watched.graph.output.extend(values[name] for name in names)
-    session = new_session(watched.SerializeToString(), optimize=False)
     sums, elements = np.zeros((2, len(names))), np.zeros(len(names))
-    for image in batches():
-        for index, value in enumerate(session.run(names, {graph_inputs(model)[0].name: image})):
-            sums[:, index] += value.sum(dtype=np.float64), np.square(value, dtype=np.float64).sum()
-            elements[index] += value.size
+    for image in batches:
+        values = graph.values(torch.from_numpy(image), names)
+        for index, value in enumerate(values[name].double() for name in names):
+            sums[:, index] += float(value.sum()), float(value.square().sum())
+            elements[index] += value.numel()
     power = sums[1] / elements
     variances = power - (sums[0] / elements) ** 2
     told = zip(names, variances, power, strict=True)
