@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stdet.errors import DataError
-from stdet.interfaces.dataset import DatasetRequest
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
 from stdet_datasets import packed
 from stdet_datasets.coco import CocoDataset
 from stdet_datasets.voc import VocDataset
@@ -138,31 +139,31 @@ def garbled(text: bytes) -> st.SearchStrategy[bytes]:
     return st.tuples(cuts, pieces).map(lambda made: text[: made[0][0]] + made[1] + text[sum(made[0]) :])
 
 
+def assert_read_or_data_error(
+    read: Callable[..., DetectionDataset], tmp_path: Path, data: bytes, on_bad_data: str
+) -> None:
+    try:
+        dataset = read(tmp_path, data, on_bad_data)
+    except DataError as error:
+        assert str(tmp_path) in error.message or "train set" in error.message
+    else:
+        for index in range(len(dataset)):
+            dataset.annotation(index)
+
+
 FUZZ = settings(max_examples=60, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ
 @given(garbled(JSON.encode()), st.sampled_from(["error", "skip"]))
 def test_garbled_json_is_read_or_a_data_error(tmp_path: Path, data: bytes, on_bad_data: str) -> None:
-    try:
-        dataset = coco(tmp_path, data, on_bad_data)
-    except DataError as error:
-        assert str(tmp_path) in error.message or "train set" in error.message
-    else:
-        for index in range(len(dataset)):
-            dataset.annotation(index)
+    assert_read_or_data_error(coco, tmp_path, data, on_bad_data)
 
 
 @FUZZ
 @given(garbled(XML.encode()), st.sampled_from(["error", "skip"]))
 def test_garbled_xml_is_read_or_a_data_error(tmp_path: Path, data: bytes, on_bad_data: str) -> None:
-    try:
-        dataset = voc(tmp_path, data, on_bad_data)
-    except DataError as error:
-        assert str(tmp_path) in error.message or "train set" in error.message
-    else:
-        for index in range(len(dataset)):
-            dataset.annotation(index)
+    assert_read_or_data_error(voc, tmp_path, data, on_bad_data)
 
 
 @FUZZ

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader
 
 from stdet.config.schema import Quantization
 from stdet.interfaces.deploy import CalibrationData
@@ -130,3 +131,18 @@ def photos() -> Callable[..., CalibrationData]:
         return CalibrationData(lambda: (image(i) for i in range(count)), count, digest, "seeded noise")
 
     return build
+
+
+@pytest.fixture
+def reader(photos: Callable[..., CalibrationData]) -> Callable[[], CalibrationDataReader]:
+    """Makes what hands `photos` to onnxruntime's own pipeline, once through."""
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.images = photos().batches()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+            image = next(self.images, None)
+            return None if image is None else {"image": image}
+
+    return Reader

@@ -24,27 +24,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: the file can't be written (disk full, no permission); the old file is untouched.
     """
-    try:
+    with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
-        ) from error
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
-        ) from error
+        with _writing(target):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            _give_usual_mode(temporary, 0o666)
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,25 +49,34 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() or target.is_symlink():
         raise ArtifactError(f"{target} exists already", "name another folder, or remove this one")
-    try:
+    with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
-        ) from error
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        temporary.rename(target)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
-        ) from error
+        with _writing(target):
+            yield temporary
+            _give_usual_mode(temporary, 0o777)
+            temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Tell what the system refuses as the failure to write `target`."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write {target}: {error.strerror or error}", "free space or choose another folder"
+        ) from error
+
+
+def _give_usual_mode(path: Path, mode: int) -> None:
+    """The permissions that a file or folder gets when it is made in the ordinary way; temporary ones are private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def write_bytes(target: Path, write: Callable[[BinaryIO], object]) -> None:

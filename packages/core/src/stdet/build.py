@@ -56,6 +56,11 @@ class Builder(DataSource):
             options=self.config.options.model.model_dump(),
         )
 
+    def spec_without_data(self) -> DetectorSpec:
+        """As `spec`; classes that the config doesn't name are numbered, for what doesn't depend on them."""
+        count = self.config.model.num_classes or 1
+        return self.spec(self.class_names() or tuple(f"class_{i}" for i in range(count)))
+
     def detector(self, spec: DetectorSpec) -> Detector:
         """A freshly initialised model for `spec`."""
         detector = self.catalogue.build("models", spec.model_name, spec)
@@ -150,8 +155,7 @@ class Builder(DataSource):
 
     def untrained_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of the model, without weights: names and learning rates are what they are for."""
-        names = self.class_names() or tuple(f"class_{i}" for i in range(self.config.model.num_classes or 1))
-        return self.optimizer(self.decoder(self.spec(names))).param_groups
+        return self.optimizer(self.decoder(self.spec_without_data())).param_groups
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch, from the number of training images.

@@ -12,7 +12,7 @@ from stdet.build import Builder
 from stdet.config import preprocess_of
 from stdet.data.preprocess import normalize, prepare
 from stdet.datatools.calibration import FEW_IMAGES
-from stdet.datatools.fingerprints import Fingerprints, equal_groups, fingerprint, look_alikes
+from stdet.datatools.fingerprints import Fingerprints, among, equal_groups, fingerprint, look_alikes
 from stdet.datatools.splits import FaultLog
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset
@@ -214,8 +214,7 @@ def _given(builder: Builder) -> list[str]:
 def _overlap(chosen: Chosen, own: Fingerprints, theirs: Fingerprints, allowed: bool) -> CalibrationCheck:
     if not len(own.index) or not len(theirs.index):
         return CalibrationCheck("overlap", "unknown", NO_FILES)
-    keys = {tuple(digest) for digest in theirs.digests.tolist()}
-    shared = [int(i) for i, digest in zip(own.index, own.digests.tolist(), strict=True) if tuple(digest) in keys]
+    shared = own.index[among(own.digests, theirs.digests)].tolist()
     if not shared:
         return CalibrationCheck("overlap", "ok", "no calibration image is an evaluation image")
     names = ", ".join(Path(str(chosen.annotation(i).path)).name for i in shared[:SHOWN])

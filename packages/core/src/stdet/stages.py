@@ -265,9 +265,7 @@ def _detector(run: Run, checkpoint: Path | None) -> Detector:
                 "there are no weights to work with", "set model.model_path to a checkpoint or an ONNX file"
             )
         run.reporter.note("no model.model_path: benchmarking the architecture with random weights")
-        count = builder.config.model.num_classes or len(builder.config.dataset.class_names or ()) or 1
-        names = builder.class_names() or tuple(f"class_{i}" for i in range(count))
-        return builder.detector(builder.spec(names))
+        return builder.detector(builder.spec_without_data())
     spec = _checkpoint_spec(run, checkpoint)
     detector = builder.detector(spec)
     report = load_weights(detector, checkpoint, allow_skipped=False)
@@ -402,7 +400,7 @@ def quantize(run: Run) -> None:
     evaluation = judgement.evaluation_set(run.builder, spec)
     images = _calibration(run, source, spec, evaluation)
     evaluator = None
-    if evaluation is not None and (config.operating_mode != "default" or config.max_drop is not None):
+    if evaluation is not None and config.operating_mode != "default":  # making one reads every image
         journal = run.folder.parent / "quantization_journal"
         evaluator = judgement.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
     unjudged = path if config.max_drop is None else path.with_name(f"{path.stem}_unjudged.onnx")

@@ -24,21 +24,13 @@ Foreign = Callable[..., Path]
 
 
 @pytest.fixture
-def foreign(saved: Path, tmp_path: Path, photos: Callable[..., CalibrationData]) -> Foreign:
+def foreign(saved: Path, tmp_path: Path, reader: Callable[[], CalibrationDataReader]) -> Foreign:
     """The miniature detector as onnxruntime's own pipeline quantizes it."""
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = photos().batches()
-
-        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-            image = next(self.images, None)
-            return None if image is None else {"image": image}
 
     def build(**options: Any) -> Path:
         path = tmp_path / "foreign.onnx"
         settings = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8} | options
-        quantize_static(saved, path, Reader(), **settings)
+        quantize_static(saved, path, reader(), **settings)
         return path
 
     return build

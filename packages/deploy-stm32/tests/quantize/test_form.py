@@ -38,20 +38,12 @@ def good(saved: Path, tmp_path: Path, photos: Photos, section: Any) -> ModelProt
 
 
 @pytest.fixture
-def foreign(saved: Path, tmp_path: Path, photos: Photos) -> Callable[..., ModelProto]:
+def foreign(saved: Path, tmp_path: Path, reader: Callable[[], CalibrationDataReader]) -> Callable[..., ModelProto]:
     """What onnxruntime's own pipeline writes with other settings than ST's."""
 
     def build(activations: QuantType = QuantType.QUInt8, **options: Any) -> ModelProto:
-        class Reader(CalibrationDataReader):
-            def __init__(self) -> None:
-                self.images = photos().batches()
-
-            def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-                image = next(self.images, None)
-                return None if image is None else {"image": image}
-
         quantize_static(
-            saved, tmp_path / "foreign.onnx", Reader(), per_channel=True, activation_type=activations,
+            saved, tmp_path / "foreign.onnx", reader(), per_channel=True, activation_type=activations,
             weight_type=QuantType.QInt8, extra_options=options,
         )  # fmt: skip
         return onnx.load(tmp_path / "foreign.onnx")

@@ -101,19 +101,16 @@ def test_a_quantized_convolution_computes_what_numpy_computes(
 
 @pytest.mark.parametrize("average", [False, True])
 def test_minmax_gives_the_scales_of_onnxruntimes_own_pipeline(
-    saved: Path, tmp_path: Path, photos: Photos, section: Section, average: bool
+    saved: Path,
+    tmp_path: Path,
+    photos: Photos,
+    reader: Callable[[], CalibrationDataReader],
+    section: Section,
+    average: bool,
 ) -> None:
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = photos().batches()
-
-        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-            image = next(self.images, None)
-            return None if image is None else {"image": image}
-
     options = {"WeightSymmetric": True, "ActivationSymmetric": False, "CalibMovingAverage": average}
     quantize_static(
-        saved, tmp_path / "ort.onnx", Reader(), per_channel=True, activation_type=QuantType.QInt8,
+        saved, tmp_path / "ort.onnx", reader(), per_channel=True, activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8, extra_options=options,
     )  # fmt: skip
     minmax = section(params={"calibrate_method": "MinMax"}, extra={"CalibMovingAverage": average})

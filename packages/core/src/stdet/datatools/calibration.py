@@ -9,7 +9,7 @@ import numpy as np
 from stdet.data.source import DataSource
 from stdet.datatools.duplicates import Prints
 from stdet.datatools.findings import Finding, found
-from stdet.datatools.fingerprints import fingerprint, path_of
+from stdet.datatools.fingerprints import among, fingerprint, path_of
 from stdet.datatools.splits import MAX_EXAMPLES, FaultLog, OpenedSplit
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import Reporter
@@ -52,7 +52,7 @@ def check_calibration(source: DataSource, prints: Prints, seen: set[str], report
     mine = own.digests[np.isin(own.index, chosen)]
     if "test" in by_split and opened.name != "train":  # shared with training, that is D202 already
         test, theirs = by_split["test"]
-        shared = theirs.index[np.isin(_keys(theirs.digests), _keys(mine))]
+        shared = theirs.index[among(theirs.digests, mine)]
         if len(shared):
             examples = [str(path_of(test.dataset, int(i))) for i in shared[:MAX_EXAMPLES]]
             yield found(
@@ -70,7 +70,7 @@ def _shown_classes(
     if opened.name == "train":
         sources = [(opened, chosen)]
     else:
-        sources = [(other, p.index[np.isin(_keys(p.digests), _keys(mine))]) for other, p in prints]
+        sources = [(other, p.index[among(p.digests, mine)]) for other, p in prints]
     for other, indices in sources:
         known += len(indices)
         for index in indices.tolist():
@@ -83,8 +83,3 @@ def _shown_classes(
     if missing:
         message = f"{len(missing)} of {len(seen)} classes are in no calibration image"
         yield found("D402", opened.name, message, len(missing), missing)
-
-
-def _keys(digests: np.ndarray) -> np.ndarray:
-    """Each digest of two numbers as one value."""
-    return np.ascontiguousarray(digests).view([("a", np.uint64), ("b", np.uint64)]).ravel()

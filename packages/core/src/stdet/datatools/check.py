@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from stdet.data.source import DataSource
 from stdet.datatools.calibration import check_calibration
 from stdet.datatools.duplicates import check_duplicates
 from stdet.datatools.findings import FAULT_CHECKS, SEVERITIES, Finding, found
-from stdet.datatools.fingerprints import Fingerprints, fingerprint
+from stdet.datatools.fingerprints import Fingerprints, fingerprint, path_of
 from stdet.datatools.splits import MAX_EXAMPLES, Columns, OpenedSplit, columns_of, open_split
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import Reporter
@@ -146,7 +145,7 @@ def _objects(one: Examined) -> Iterator[Finding]:
             one.name,
             f"{len(empty)} images ({share:.1%}) have no object",
             len(empty),
-            [_place(dataset.annotation(int(i)).path, int(i)) for i in empty[:MAX_EXAMPLES]],
+            [str(path_of(dataset, int(i))) for i in empty[:MAX_EXAMPLES]],
             "warning" if share >= EMPTY_SHARE else "info",
         )
     rows = np.column_stack([columns.image, columns.labels, columns.boxes]).astype(np.float64)
@@ -154,12 +153,8 @@ def _objects(one: Examined) -> Iterator[Finding]:
     twice = order[1:][(np.diff(rows[order], axis=0) == 0).all(1)]
     if len(twice):
         examples = [
-            f"{_place(dataset.annotation(int(columns.image[r])).path, int(columns.image[r]))}: "
+            f"{path_of(dataset, int(columns.image[r]))}: "
             f"{dataset.class_names[int(columns.labels[r])]} {columns.boxes[r].tolist()}"
             for r in np.sort(twice)[:MAX_EXAMPLES]
         ]
         yield found("D104", one.name, f"{len(twice)} objects repeat another one's class and box", len(twice), examples)
-
-
-def _place(path: Path | None, index: int) -> str:
-    return str(path) if path else f"image {index}"

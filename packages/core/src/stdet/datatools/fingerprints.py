@@ -121,6 +121,12 @@ def equal_groups(digests: np.ndarray) -> list[np.ndarray]:
     return [group for group in np.split(rows, np.cumsum(counts)[:-1]) if len(group) > 1]
 
 
+def among(digests: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool (K,): which `digests` (K, 2) are also in `others` (L, 2)."""
+    one, other = (np.ascontiguousarray(d).view([("a", np.uint64), ("b", np.uint64)]).ravel() for d in (digests, others))
+    return np.isin(one, other)
+
+
 def look_alikes(looks: np.ndarray, plain: np.ndarray) -> tuple[np.ndarray, int]:
     """Pairs whose looks differ in at most `LOOK_DISTANCE` bits.
 

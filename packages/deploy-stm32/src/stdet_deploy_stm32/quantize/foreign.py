@@ -19,6 +19,7 @@ from stdet_deploy_stm32.graph import QDQ, fix_batch, load_model
 from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.borders import border_types
 from stdet_deploy_stm32.quantize.form import Finding, check_form
+from stdet_deploy_stm32.quantize.inspection import decibel
 from stdet_deploy_stm32.quantize.normalise import normalise
 from stdet_deploy_stm32.quantize.prepare import name_nodes
 from stdet_deploy_stm32.quantize.recipe import METADATA_KEY, write_model
@@ -94,7 +95,7 @@ def _refuse_other_forms(model: ModelProto, path: Path) -> None:
 
 
 def _agreement(one: ModelProto, other: ModelProto) -> dict[str, float]:
-    """SQNR of `other` against `one` on noise, by output, dB; 200 where they are equal."""
+    """SQNR of `other` against `one` on noise, by output, dB; `NO_NOISE_DB` where they are equal."""
     # not optimised: fused int8 and uint8 kernels round at different places, and the normaliser isn't to blame for that
     sessions = [new_session(m.SerializeToString(), optimize=False) for m in (one, other)]
     names = [value.name for value in one.graph.output]
@@ -102,9 +103,7 @@ def _agreement(one: ModelProto, other: ModelProto) -> dict[str, float]:
     found = {}
     for name, x, y in zip(names, *(session.run(names, feeds) for session in sessions), strict=True):
         a, b = x.astype(np.float64), y.astype(np.float64)
-        noise = float(np.square(a - b).sum())
-        signal = max(float(np.square(a).sum()), np.finfo(np.float64).tiny)
-        found[name] = 200.0 if noise == 0.0 else round(10 * float(np.log10(signal / noise)), 2)
+        found[name] = decibel(float(np.square(a).sum()), float(np.square(a - b).sum()))
     return found
 
 

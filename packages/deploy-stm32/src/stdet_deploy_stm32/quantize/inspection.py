@@ -180,10 +180,11 @@ class SqnrMeter:
             for k, (x, y) in enumerate(zip(real, session.run(self.outputs, {self.input: image}), strict=True)):
                 signal[k] += np.square(x, dtype=np.float64).sum()
                 noise[k] += np.square(x - y, dtype=np.float64).sum()
-        return {name: _decibel(s, n) for name, s, n in zip(self.outputs, signal, noise, strict=True)}
+        return {name: decibel(s, n) for name, s, n in zip(self.outputs, signal, noise, strict=True)}
 
 
-def _decibel(signal: float, noise: float) -> float:
+def decibel(signal: float, noise: float) -> float:
+    """Signal to noise from sums of squares, dB, two decimals; `NO_NOISE_DB` without noise."""
     if noise == 0.0:
         return NO_NOISE_DB
     return round(10 * float(np.log10(max(signal, np.finfo(np.float64).tiny) / noise)), 2)
