@@ -80,6 +80,10 @@ def move_boxes(data: Path) -> None:
     change(data, lambda d: [a.update(bbox=[200, 0, 5, 5]) for a in d["annotations"][:3]])
 
 
+def stretch(data: Path) -> None:
+    change(data, lambda d: d["annotations"][0].update(bbox=[10, 10, 500, 30]))
+
+
 def orphan(data: Path) -> None:
     change(data, lambda d: d["annotations"][0].update(image_id=999))
 
@@ -145,6 +149,7 @@ def save_again_for_test(data: Path) -> None:
         (cut_off, "D002", "train", 1, "train_000004.png"),
         (resize, "D003", "train", 1, "train_000004.png is 96 x 90, annotated as 96 x 96"),
         (move_boxes, "D004", "train", 3, "annotations[0]"),
+        (stretch, "D014", "train", 1, "annotations[0]"),
         (flatten, "D006", "train", 1, "annotations[0]"),
         (orphan, "D007", "train", 1, "image_id 999"),
         (unclassed, "D008", "train", 1, "category_id 999"),

@@ -162,7 +162,7 @@ def test_faults_and_the_number_of_other_objects_are_told_on_every_open(
         for _ in range(2):
             assert len(CocoDataset(only)) == 2
     assert caplog.text.count("left out 1 boxes outside") == 2
-    assert caplog.text.count("1 objects of classes") == 2
+    assert caplog.text.count("1 objects of other classes") == 2
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 2**20])

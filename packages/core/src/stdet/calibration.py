@@ -35,7 +35,7 @@ class Chosen(DetectionDataset):
 
     def __init__(self, whole: DetectionDataset, indices: np.ndarray, source: str, annotated: bool = True) -> None:
         self.whole, self.indices = whole, indices
-        self.class_names = whole.class_names
+        self.class_names, self.ignored = whole.class_names, whole.ignored
         self.source = source
         self.annotated = annotated
 

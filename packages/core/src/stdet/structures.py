@@ -141,7 +141,7 @@ class Annotation:
         boxes: float32 (N, 4), xyxy, pixels of the image.
         labels: int64 (N,), 0-based index into the data set's `class_names`.
         ignore: bool (N,), crowd regions (COCO) and difficult objects (VOC): never training targets, and detections that
-            match them are neither right nor wrong.
+            match them are neither right nor wrong. Which of the two is `DetectionDataset.ignored`.
         areas: float32 (N,), pixels^2, what COCO's small/medium/large is judged by (mask area where there is a mask).
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -169,8 +170,19 @@ def test_the_hash_of_the_truth_changes_with_what_the_score_depends_on() -> None:
     assert score(first, {}).dataset_sha256 != score(second, {}).dataset_sha256
 
 
-def test_detections_on_an_ignored_region_are_neither_right_nor_wrong() -> None:
+@pytest.mark.parametrize(
+    ("ignored", "extra", "right"),
+    [
+        ("crowd", [[210, 210, 240, 240], [250, 250, 290, 290]], True),
+        ("difficult", [[210, 210, 240, 240]], False),  # lies inside, but is another thing: IoU 0.09
+        ("difficult", [[200, 200, 300, 300], [200, 201, 300, 300]], True),
+    ],
+)
+def test_detections_on_an_ignored_region_are_neither_right_nor_wrong(
+    ignored: Literal["crowd", "difficult"], extra: list[list[int]], right: bool
+) -> None:
     dataset = Given(3, ignore=0)
+    dataset.ignored = ignored
     truth = dataset.annotations[0]
     region = np.array([[200, 200, 300, 300]], np.float32)
     dataset.annotations[0] = Annotation(
@@ -183,18 +195,17 @@ def test_detections_on_an_ignored_region_are_neither_right_nor_wrong() -> None:
         np.append(truth.ignore, True),
         np.append(truth.areas, np.float32(1e4)),
     )
-    inside = np.array([[210, 210, 240, 240], [250, 250, 290, 290]], np.float32)
     found = {
         i: Detections(a.boxes[~a.ignore], np.full(int((~a.ignore).sum()), 0.5, np.float32), a.labels[~a.ignore])
         for i, a in enumerate(dataset.annotations)
     }
     d = found[0]
-    crowd = Detections(
-        np.vstack([inside, d.boxes]),
-        np.append(np.full(2, 0.9, np.float32), d.scores),
-        np.append(np.zeros(2, np.int64), d.labels),
+    more = Detections(
+        np.vstack([np.array(extra, np.float32), d.boxes]),
+        np.append(np.full(len(extra), 0.9, np.float32), d.scores),
+        np.append(np.zeros(len(extra), np.int64), d.labels),
     )
-    assert score(dataset, found | {0: crowd}).metrics["AP"] == pytest.approx(1.0)
+    assert (score(dataset, found | {0: more}).metrics["AP"] == pytest.approx(1.0)) == right
 
 
 def slow_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, confidence: float, overlap: float) -> list[int]:

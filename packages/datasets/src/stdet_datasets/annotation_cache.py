@@ -24,7 +24,7 @@ from stdet.errors import ArtifactError, DataError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: to be raised whenever a reader reads the same file differently, or entries look different."""
 MAGIC = b"stdetann"
 ALIGNMENT = 64

@@ -25,6 +25,7 @@ from stdet_datasets.packed import (
     clean_boxes,
     image_names,
     is_inside,
+    notes_on,
     pack,
     required_folder,
     resolve_classes,
@@ -95,7 +96,7 @@ class _Objects(NamedTuple):
     owner: np.ndarray
     objects: Objects
     faults: list[Fault]
-    other_classes: int
+    notes: list[Fault]
 
 
 def _pack(path: Path, class_names: tuple[str, ...] | None) -> Entry:
@@ -192,21 +193,24 @@ def _objects(found: _Columns, sizes: np.ndarray, ids: np.ndarray, categories: _C
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no usable box
         xyxy = np.hstack([found.xywh[:, :2], found.xywh[:, :2] + found.xywh[:, 2:]])
     boxes = np.zeros((len(xyxy), 4), np.float32)
-    with_area, sized = np.zeros(len(xyxy), bool), (found.areas >= 0) & (found.areas <= MAX_AREA)
-    boxes[known], with_area[known] = clean_boxes(xyxy[known], sizes[image[known]])
+    with_area, sticks_out = np.zeros((2, len(xyxy)), bool)
+    sized = (found.areas >= 0) & (found.areas <= MAX_AREA)
+    boxes[known], with_area[known], sticks_out[known] = clean_boxes(xyxy[known], sizes[image[known]])
     faults: list[Fault] = []
+
+    def place(row: int, what: str, values: np.ndarray) -> str:
+        return f"annotations[{row}] of {path}: {what} {values[row].tolist()}"
 
     def complain(kind: str, faulty: np.ndarray, what: str, values: np.ndarray) -> None:
         if faulty.any():
-            first = int(faulty.argmax())
-            where = f"annotations[{first}] of {path}: {what} {values[first].tolist()}"
-            faults.append(Fault(kind, where, int(faulty.sum())))
+            faults.append(Fault(kind, place(int(faulty.argmax()), what, values), int(faulty.sum())))
 
     complain("annotations of no image", ~known_image, "image_id", found.image_ids)
     complain("annotations of no category", known_image & ~known_category, "category_id", found.category_ids)
     complain("boxes outside the image or without area", wanted & ~with_area, "bbox", found.xywh)
     complain("areas that are none", wanted & with_area & ~sized, "area", found.areas)
+    notes = notes_on(known & ~wanted, wanted & sized & sticks_out, lambda row: place(row, "bbox", found.xywh))
     rows = np.flatnonzero(wanted & with_area & sized)
     areas = found.areas[rows].astype(np.float32)
     objects = Objects(boxes[rows], categories.labels[category[rows]], found.crowd[rows], areas)
-    return _Objects(image[rows], objects, faults, int((known & ~wanted).sum()))
+    return _Objects(image[rows], objects, faults, notes)

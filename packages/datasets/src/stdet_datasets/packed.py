@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,9 @@ MAX_AREA = 1e12
 """Areas above this, in pixels^2, are no areas of a picture."""
 MAX_OBJECTS = 10_000
 """Most objects that an image may have. Nobody annotated more by hand, and boxes are compared with each other."""
+
+STICKING_OUT_PX = 1.0
+"""Boxes may leave the image by so much without being told of: rounding, and pixels that are counted from 1."""
 
 MAX_TEXT_BYTES = 16 << 20
 """Largest annotation file of a single image: 10 000 objects take about 4 MB in VOC's XML."""
@@ -61,7 +66,7 @@ def pack(
     owner: np.ndarray,
     objects: Objects,
     faults: Iterable[Fault] = (),
-    other_classes: int = 0,
+    notes: Iterable[Fault] = (),
 ) -> Entry:
     """The annotations of a data set, in the form that `PackedDataset` and the cache take.
 
@@ -71,11 +76,14 @@ def pack(
         sizes: int32 (I, 2), (height, width) in pixels.
         owner: int64 (N,), row of the image that each object belongs to; any order.
         faults: what was found wrong, to be told on every open.
-        other_classes: objects of classes that weren't asked for.
+        notes: what was left out or changed without being wrong, to be told likewise.
     """
     counts = np.bincount(owner, minlength=len(ids))
     crowded = np.flatnonzero(counts > MAX_OBJECTS)
-    told = [Fault(f"images with more than {MAX_OBJECTS} objects", names[row]) for row in crowded.tolist()]
+    told = [
+        Fault("images with too many objects", f"{names[row]} has {counts[row]}, the limit is {MAX_OBJECTS}")
+        for row in crowded.tolist()
+    ]
     rows = np.argsort(owner, kind="stable")
     rows = rows[counts[owner[rows]] <= MAX_OBJECTS]
     counts[crowded] = 0
@@ -92,8 +100,12 @@ def pack(
         "ignore": objects.ignore,
         "areas": objects.areas,
     }
-    found = [(fault.kind, fault.where, fault.count) for fault in (*faults, *told)]
-    return Entry(arrays, {"class_names": list(class_names), "faults": found, "other_classes": other_classes})
+    facts = {
+        "class_names": list(class_names),
+        "faults": [dataclasses.astuple(fault) for fault in (*faults, *told)],
+        "notes": [dataclasses.astuple(note) for note in notes],
+    }
+    return Entry(arrays, facts)
 
 
 def image_names(packed: Entry) -> list[str]:
@@ -158,8 +170,40 @@ def wrong_size(path: Path, found: tuple[int, int], declared: tuple[int, int]) ->
     )
 
 
-def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (N, 4) boxes clipped to their images, and bool (N,): which of them are numbers and have an area then.
+def notes_on(others: np.ndarray, sticking_out: np.ndarray, where: Callable[[int], str]) -> list[Fault]:
+    """What is worth telling of objects, and not wrong.
+
+    Args:
+        others: bool (N,), which of them the class list leaves out: that is how a person-only training works.
+        sticking_out: bool (N,), which of them were clipped by more than `STICKING_OUT_PX`.
+        where: an object is, by its row.
+    """
+    notes = []
+    if others.any():
+        left_out = "dataset.class_names doesn't name them; they are left out"
+        notes.append(Fault("objects of other classes", left_out, int(others.sum())))
+    if sticking_out.any():
+        first = where(int(sticking_out.argmax()))
+        notes.append(Fault("boxes that stick out of their image", f"clipped, {first}", int(sticking_out.sum())))
+    return notes
+
+
+class CleanBoxes(NamedTuple):
+    """Boxes inside their images.
+
+    Attributes:
+        boxes: float32 (N, 4), xyxy, pixels, clipped.
+        usable: bool (N,), which of them are numbers and have an area.
+        sticking_out: bool (N,), which usable ones were clipped by more than `STICKING_OUT_PX`.
+    """
+
+    boxes: np.ndarray
+    usable: np.ndarray
+    sticking_out: np.ndarray
+
+
+def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> CleanBoxes:
+    """Clip boxes to their images.
 
     Args:
         boxes: float (N, 4), xyxy, pixels.
@@ -168,7 +212,9 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
     limits = np.broadcast_to(sizes, (len(boxes), 2))[:, [1, 0, 1, 0]]
     clipped = np.clip(boxes, 0, limits).astype(np.float32)
     usable = np.isfinite(boxes).all(1) & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    return clipped, usable
+    with np.errstate(invalid="ignore"):  # what isn't usable may be no number
+        outside = np.abs(boxes - clipped).max(1, initial=0) > STICKING_OUT_PX
+    return CleanBoxes(clipped, usable, usable & outside)
 
 
 class Complaints:
@@ -193,16 +239,14 @@ class Complaints:
         self._examples.setdefault(kind, where)
 
     def replay(self, packed: Entry) -> None:
-        """Note what was found when `packed` was made, and say how many objects the class list leaves out: that is how a
-        person-only training works, so it is no fault."""
+        """Note what was found when `packed` was made, and tell what is no fault."""
         for kind, where, count in packed.facts["faults"]:
             self.add(kind, where, count)
-        if (count := packed.facts["other_classes"]) and self.sink is not None:
-            self.sink(Fault("objects of other classes", "dataset.class_names doesn't name them", count))
-        elif count:
-            log.info(
-                "%s set: %d objects of classes that aren't in dataset.class_names are left out", self._split, count
-            )
+        for kind, where, count in packed.facts["notes"]:
+            if self.sink is not None:
+                self.sink(Fault(kind, where, count))
+            else:
+                log.info("%s set: %d %s (%s)", self._split, count, kind, where)
 
     def settle(self) -> None:
         """Raises:

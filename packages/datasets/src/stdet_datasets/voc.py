@@ -26,6 +26,7 @@ from stdet_datasets.packed import (
     check_text_size,
     clean_boxes,
     is_inside,
+    notes_on,
     pack,
     required_folder,
     resolve_classes,
@@ -47,6 +48,8 @@ class VocDataset(PackedDataset):
     VOC counts pixels from 1 and includes the last one, so (xmin, ymin, xmax, ymax) is the box
     (xmin - 1, ymin - 1, xmax, ymax) between pixel edges. Labels follow `class_names`, else the names sorted.
     """
+
+    ignored = "difficult"
 
     def __init__(self, request: DatasetRequest) -> None:
         """Raises:
@@ -131,10 +134,13 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, wanted: tuple[
     owner = np.repeat(np.arange(len(found)), [len(own) for own in found])
     known = np.array([o.name in labels for o in objects], bool)
     names, sizes = [names[row] for row in rows], sizes[rows]
-    boxes, with_area = clean_boxes(np.array([o.box for o in objects], np.float64).reshape(-1, 4), sizes[owner])
+    boxes, with_area, sticks_out = clean_boxes(
+        np.array([o.box for o in objects], np.float64).reshape(-1, 4), sizes[owner]
+    )
     bad = np.flatnonzero(known & ~with_area)
     if len(bad):
         faults.append(Fault("boxes outside the image or without area", names[owner[bad[0]]], len(bad)))
+    notes = notes_on(~known, known & sticks_out, lambda row: names[owner[row]])
     packed = Objects(
         boxes,
         np.array([labels.get(o.name, -1) for o in objects], np.int32),
@@ -142,8 +148,7 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, wanted: tuple[
         (boxes[:, 2:] - boxes[:, :2]).prod(1),
     )
     usable = np.flatnonzero(known & with_area)
-    ids, others = np.arange(len(names)), int((~known).sum())
-    return pack(classes, names, ids, sizes, owner[usable], packed[usable], faults, others)
+    return pack(classes, names, np.arange(len(names)), sizes, owner[usable], packed[usable], faults, notes)
 
 
 def _known(wanted: tuple[str, ...] | None, found: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from stdet_datasets.packed import (
     PackedDataset,
     check_text_size,
     clean_boxes,
+    notes_on,
     pack,
     required_folder,
     resolve_classes,
@@ -158,14 +159,14 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, known: list[st
     labels = labels[lines[:, 0].astype(np.int64)]
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no usable box
         corners = np.hstack([lines[:, 1:3] - lines[:, 3:] / 2, lines[:, 1:3] + lines[:, 3:] / 2])
-        boxes, with_area = clean_boxes(corners * sizes[owner][:, [1, 0, 1, 0]], sizes[owner])
+        boxes, with_area, sticks_out = clean_boxes(corners * sizes[owner][:, [1, 0, 1, 0]], sizes[owner])
     bad = np.flatnonzero((labels >= 0) & ~with_area)
     if len(bad):
         faults.append(Fault("boxes outside the image or without area", names[owner[bad[0]]], len(bad)))
+    notes = notes_on(labels < 0, (labels >= 0) & sticks_out, lambda row: names[owner[row]])
     objects = Objects(boxes, labels, np.zeros(len(labels), bool), (boxes[:, 2:] - boxes[:, :2]).prod(1))
     usable = np.flatnonzero((labels >= 0) & with_area)
-    others = int((labels < 0).sum())
-    return pack(classes, names, np.arange(len(names)), sizes, owner[usable], objects[usable], faults, others)
+    return pack(classes, names, np.arange(len(names)), sizes, owner[usable], objects[usable], faults, notes)
 
 
 class _Labels(NamedTuple):

@@ -14,7 +14,7 @@ FAULT_CHECKS: dict[str, tuple[str, Severity]] = {
     "unreadable images": ("D002", "error"),
     "images of another size": ("D003", "error"),
     "boxes outside the image or without area": ("D004", "error"),
-    "images with more than 10000 objects": ("D005", "error"),
+    "images with too many objects": ("D005", "error"),
     "areas that are none": ("D006", "error"),
     "annotations of no image": ("D007", "error"),
     "annotations of no category": ("D008", "error"),
@@ -23,8 +23,12 @@ FAULT_CHECKS: dict[str, tuple[str, Severity]] = {
     "unusable label lines": ("D011", "error"),
     "images that share a label file": ("D012", "error"),
     "label files without an image": ("D013", "error"),
+    "boxes that stick out of their image": ("D014", "warning"),
 }
 """Kinds of `Fault` to check ids; a kind that isn't here, of another package's reader, is D099."""
+
+HARMLESS_FAULTS = frozenset(kind for kind, (_, severity) in FAULT_CHECKS.items() if severity != "error")
+"""Kinds that tell what the config asked for, or what the reader mended: they stop nothing."""
 
 CHECKS: dict[str, tuple[str, Severity]] = {
     **{check: (kind, severity) for kind, (check, severity) in FAULT_CHECKS.items()},

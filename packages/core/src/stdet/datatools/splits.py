@@ -14,10 +14,6 @@ MAX_EXAMPLES = 1000
 """Places that are kept of one kind of fault: a set whose images are all missing must not fill the memory."""
 
 
-BY_CHOICE = frozenset({"objects of other classes"})
-"""Kinds that tell what the config asked for: worth knowing, and no fault."""
-
-
 @dataclass
 class FaultLog:
     """Faults by kind: how many, and where the first `MAX_EXAMPLES` are."""

@@ -15,7 +15,8 @@ import yaml
 
 from stdet.artifacts import atomic_folder, write_text
 from stdet.data.source import DataSource
-from stdet.datatools.splits import BY_CHOICE, OpenedSplit, open_with_all_classes
+from stdet.datatools.findings import HARMLESS_FAULTS
+from stdet.datatools.splits import OpenedSplit, open_with_all_classes
 from stdet.errors import DataError
 from stdet.evaluation.plots import save_image
 from stdet.interfaces.dataset import DatasetWriter, DetectionDataset, WriteRequest, WrittenSplit
@@ -102,9 +103,9 @@ def write_dataset(
 def _settle(source: DataSource, opened: OpenedSplit, output: Output, reporter: Reporter) -> None:
     """Stop at faults, or say what is left out, as the config wants it. Images are needed only where they are copied."""
     absent = frozenset({"missing images"} if output.image_files == "reference" else ())
-    if chosen := opened.faults.summary(frozenset(opened.faults.counts) - BY_CHOICE):
-        reporter.note(f"{opened.name} set: left out as class_names says: {chosen}")
-    text = opened.faults.summary(absent | BY_CHOICE)
+    if told := opened.faults.summary(frozenset(opened.faults.counts) - HARMLESS_FAULTS):
+        reporter.note(f"{opened.name} set: {told}")
+    text = opened.faults.summary(absent | HARMLESS_FAULTS)
     if text and source.config.dataset.on_bad_data == "error":
         raise DataError(f"{opened.name} set: {text}", "mend the data, or set dataset.on_bad_data=skip")
     if text:

@@ -206,7 +206,7 @@ def score(dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_t
     """Average precisions of detections (in image pixels, by image index)."""
     truth, digest, count = _ground_truth(dataset)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; stdout belongs to `--json`
-        judge = COCOeval(truth, _results(truth, found), "bbox")
+        judge = _Judge(truth, _results(truth, found), dataset.ignored == "difficult")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -226,14 +226,31 @@ def score(dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_t
     return Score(metrics, per_class, digest, count, curves)
 
 
+class _Judge(COCOeval):
+    """COCO's rules, and VOC's for difficult objects: matched by IoU, by any number of detections."""
+
+    def __init__(self, truth: COCO, results: COCO, difficult: bool) -> None:
+        super().__init__(truth, results, "bbox")
+        self._difficult = difficult
+
+    def computeIoU(self, image: int, category: int) -> Any:  # noqa: N802 - pycocotools' name
+        ignored = [g for g in self._gts[image, category] if g["iscrowd"]]
+        for g in ignored:
+            g["iscrowd"] = int(not self._difficult)
+        overlaps = super().computeIoU(image, category)
+        for g in ignored:
+            g["iscrowd"] = 1
+        return overlaps
+
+
 def ground_truth_sha256(dataset: DetectionDataset) -> str:
     """The hash that reports call `dataset_sha256`."""
     return _ground_truth(dataset)[1]
 
 
 def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
-    """The data set as pycocotools wants it; ignored boxes become crowd regions. Also its hash and number of boxes."""
-    digest = hashlib.sha256("\0".join(dataset.class_names).encode())
+    """The data set as pycocotools wants it; ignored boxes become crowds, see `_Judge`. Also its hash and number of boxes."""
+    digest = hashlib.sha256("\0".join((dataset.ignored, *dataset.class_names)).encode())
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     count = 0

@@ -63,6 +63,10 @@ class DetectionDataset(ABC):
     class_names: tuple[str, ...]
     """Object classes in label order, without background."""
 
+    ignored: Literal["crowd", "difficult"] = "crowd"
+    """What `Annotation.ignore` marks. A detection matches a crowd by the share of the detection that lies inside it (COCO),
+    a difficult object by IoU, as any other (VOC)."""
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of images, images without boxes included."""
