@@ -36,9 +36,6 @@ STAGES: dict[str, tuple[str, ...]] = {
     "chain_qb": ("quantize", "bench"),
 }
 """What each operation mode runs, in order; the names are functions of `stdet.stages`."""
-EXAMPLES_SHOWN = 2
-"""Places of a finding in the table of `data check`; the file has more."""
-NOTHING_FOUND = ["none", "", "", "nothing is wrong with this data set as far as these checks see", ""]
 
 
 @dataclass(frozen=True)
@@ -323,20 +320,15 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
     from stdet.data.source import DataSource
     from stdet.datatools.check import check_dataset
     from stdet.datatools.splits import splits_of
+    from stdet.datatools.tables import findings_table
 
     source = DataSource(config, _plugins()[0])
     folder = _new_folder(Path(config.hydra.run.dir))
     document = check_dataset(source, (split,) if split else splits_of(source), read_images, reporter)
     path = folder / "data_check.json"
     write_json(path, document)
-    rows = []
-    for finding in document["findings"]:
-        shown = ", ".join(finding["examples"][:EXAMPLES_SHOWN])
-        more = " …" if len(finding["examples"]) > EXAMPLES_SHOWN else ""
-        rows.append([finding["severity"], finding["id"], finding["split"], finding["message"], shown + more])
-    title = ", ".join(f"{count} {severity}" for severity, count in document["counts"].items())
-    table = Table(f"findings: {title}", ["severity", "id", "split", "finding", "for example"], rows or [NOTHING_FOUND])
-    return RunResult(folder, document | {"file": str(path)}, [table], failed=document["counts"]["error"] > 0)
+    failed = document["counts"]["error"] > 0
+    return RunResult(folder, document | {"file": str(path)}, [findings_table(document)], failed)
 
 
 def describe_data(config: Config, reporter: Reporter, *, split: str | None = None) -> RunResult:
@@ -350,6 +342,7 @@ def describe_data(config: Config, reporter: Reporter, *, split: str | None = Non
     from stdet.data.source import DataSource
     from stdet.datatools.splits import open_with_all_classes, splits_of
     from stdet.datatools.stats import describe
+    from stdet.datatools.tables import statistics_tables
 
     source = DataSource(config, _plugins()[0])
     opened = open_with_all_classes(source, (split,) if split else splits_of(source))
@@ -359,49 +352,7 @@ def describe_data(config: Config, reporter: Reporter, *, split: str | None = Non
     folder = _new_folder(Path(config.hydra.run.dir))
     document = describe(opened, folder / "data_stats.png")
     write_json(folder / "data_stats.json", document)
-    return RunResult(folder, document, _statistics_tables(document["splits"]))
-
-
-def _statistics_tables(splits: dict[str, Any]) -> list[Table]:
-    """One row a split, then one row a class."""
-
-    def spread(values: dict[str, float | None], form: str = "{:.0f}") -> str:
-        return " / ".join(_number(values[f"p{p}"], form) for p in (5, 50, 95))
-
-    columns = ["split", "images", "without objects", "objects", "ignored", "per image", "box side px", "width / height"]
-    whole = [
-        [
-            name,
-            str(s["images"]),
-            str(s["images_without_objects"]),
-            str(s["objects"]),
-            str(s["ignored"]),
-            spread(s["objects_per_image"]),
-            spread(s["side"]),
-            spread(s["aspect_ratio"], "{:.2f}"),
-        ]
-        for name, s in splits.items()
-    ]
-    first = next(iter(splits.values()))["classes"]
-    classes = [
-        [
-            name,
-            *(str(s["classes"][name]["objects"]) for s in splits.values()),
-            *(str(s["classes"][name]["images"]) for s in splits.values()),
-            spread(first[name]["side"]),
-            spread(first[name]["aspect_ratio"], "{:.2f}"),
-        ]
-        for name in first
-    ]
-    heads = [f"{split}: {what}" for what in ("objects", "images") for split in splits]
-    return [
-        Table("splits (5th / 50th / 95th percentile)", columns, whole),
-        Table(
-            f"classes (percentiles of {next(iter(splits))})",
-            ["class", *heads, "box side px", "width / height"],
-            classes,
-        ),
-    ]
+    return RunResult(folder, document, statistics_tables(document["splits"]))
 
 
 def preview_data(config: Config, reporter: Reporter, *, count: int = 12, epoch: int = 0) -> RunResult:
@@ -443,14 +394,11 @@ def write_data(
     """
     from stdet.data.source import DataSource
     from stdet.datatools.splits import splits_of
+    from stdet.datatools.tables import written_table
     from stdet.datatools.write import Output, Selection, write_dataset
 
     source = DataSource(config, _plugins()[0])
     splits = (split,) if split else splits_of(source)
     target = Output(output, to or config.dataset.dataset_name, image_files)
     document = write_dataset(source, splits, Selection(**selection), target, reporter)
-    rows = [
-        [name, str(s["images"]), str(s["boxes"]), str(s["ignored"]), s["annotations_path"]]
-        for name, s in document["splits"].items()
-    ]
-    return RunResult(output, document, [Table("written", ["split", "images", "boxes", "ignored", "annotations"], rows)])
+    return RunResult(output, document, [written_table(document["splits"])])
