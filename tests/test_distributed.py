@@ -81,6 +81,22 @@ def test_two_processes_train_together_and_score_as_one_does(model: str, ema: boo
     assert alone["metrics"]["AR100"] > 0
 
 
+def test_two_processes_fine_tune_with_int8_simulated(tmp_path: Path) -> None:
+    from stdet.engine.checkpoint import read_checkpoint
+
+    config = write_config(tmp_path, "ssdlite_mobilenetv3small_pt", epochs=2)
+    start = run(STDET, "train", str(config), "--json")["stages"]["train"]["best_checkpoint"]
+    options = [f"model.model_path={start}", "training.quantization_aware=Int8", "training.epochs=1"]
+    trained = run(*TORCHRUN, STDET, "train", str(config), "--json", *options)["stages"]["train"]
+    before, after = read_checkpoint(Path(start)), read_checkpoint(Path(trained["latest_checkpoint"]))
+    assert before["model"].keys() == after["model"].keys()
+    assert not before["model"]["base_net.0.weight"].equal(after["model"]["base_net.0.weight"])
+    assert before["simulation"] is None
+    low, high = after["simulation"]["low"], after["simulation"]["high"]
+    assert len(low) > 100
+    assert bool((low < high).all())  # each was seen, in both processes: their mean is a number
+
+
 def test_a_mistake_ends_all_processes_with_its_message(tmp_path: Path) -> None:
     config = write_config(tmp_path, "ssdlite_mobilenetv3small_pt")
     done = subprocess.run(

@@ -194,6 +194,7 @@ class Builder(DataSource):
             channels_last=training.channels_last,
             compile=training.compile,
             save_history=training.save_history_ckpt,
+            quantization_aware=training.quantization_aware,
             device=self.device(),
         )
 

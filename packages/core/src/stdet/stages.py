@@ -117,6 +117,11 @@ def train(run: Run) -> None:
         f"{spec.model_name}: {len(train_set)} training and {len(validation)} validation images, "
         f"{spec.num_classes} classes, {device}, {precision.description}"
     )
+    if settings.quantization_aware:
+        run.reporter.note(
+            f"training with {settings.quantization_aware} weights and 8-bit activations simulated: the validation scores "
+            "are those of the simulated int8 model, the checkpoints hold its float weights"
+        )
     with _trackers(run) as tracker:
         trainer = Trainer(
             detector,

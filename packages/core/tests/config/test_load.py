@@ -348,6 +348,12 @@ def test_a_key_given_twice_and_malformed_yaml_name_the_line() -> None:
         ("model: {model_name: st_yolodv2milli_actrelu_pt, num_classes: 2}\ndataset: {class_names: [a]}", "num_classes"),
         ("training: {no_aug_epochs: 9, epochs: 3}", "more than epochs"),
         ("training: {start_epoch: 2}", "resume_training_from"),
+        ("training: {quantization_aware: Int8}", "fine-tunes trained weights: set model.model_path"),
+        ("training: {quantization_aware: Int7}\nmodel: {model_path: a.pth}", "Int8, Int4"),
+        ("training: {quantization_aware: Int8}\nmodel: {pretrained: True, pretrained_dataset: imagenet}", "fine-tunes"),
+        ("training: {quantization_aware: Int8}\nmodel: {model_path: a.onnx}", "an ONNX file can't be trained"),
+        ("training: {quantization_aware: Int8, fp16: True}\nmodel: {model_path: a.pth}", "combined with fp16"),
+        ("training: {quantization_aware: Int8, compile: True}\nmodel: {model_path: a.pth}", "combined with compile"),
         ("training: {trainer_name: ssd}", "trainer_name"),
         ("dataset: {format: voc, dataset_name: coco}", "mean the same"),
         ("postprocessing: {confidence_thresh: 1.5}", "confidence_thresh"),
@@ -359,6 +365,22 @@ def test_contradictions_are_found(text: str, message: str) -> None:
     for section, keys in yaml.safe_load(text).items():
         tree[section] = tree.get(section, {}) | keys
     assert any(message in p for p in problems(yaml.safe_dump(tree)))
+
+
+def test_quantization_aware_training_must_be_for_the_file_that_a_chain_makes() -> None:
+    text = BASE.replace("training\nmodel:\n", "chain_tqe\nmodel:\n  model_path: a.pth\n")
+    text += "training: {quantization_aware: Int4}\n"
+    wrong = problems(text)
+    assert len(wrong) == 1
+    assert "simulates weights Int4 per_channel, but quantization makes them Int8 per_channel" in wrong[0]
+    assert (
+        "makes them Int8 per_tensor"
+        in problems(text.replace("Int4", "Int8") + "quantization: {granularity: per_tensor}")[0]
+    )
+    four = "quantization: {target_opset: 21, onnx_quant_parameters: {weightType: int4}}\n"
+    assert read(text + four).training.quantization_aware == "Int4"
+    (note,) = read(text.replace("chain_tqe", "evaluation")).notes
+    assert "quantization_aware does nothing in evaluation" in note
 
 
 def test_what_a_format_needs_and_what_it_is_called() -> None:

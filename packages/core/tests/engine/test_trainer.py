@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
 from stdet.data.loader import TrainLoader
+from stdet.data.preprocess import normalize
 from stdet.engine.checkpoint import read_checkpoint
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.schedule_options import YoloxWarmCosOptions
@@ -86,11 +91,13 @@ class Jitter(Transform):
         return Sample((sample.image * factor).astype(np.uint8), sample.boxes, sample.labels)
 
 
-def make_trainer(folder: Path, evaluate: Any = None, **changes: Any) -> Trainer:
+def make_trainer(
+    folder: Path, evaluate: Any = None, make_detector: Callable[[], Detector] = TinyDetector, **changes: Any
+) -> Trainer:
     torch.manual_seed(0)
     defaults: dict[str, Any] = {"epochs": 4, "no_aug_epochs": 1, "eval_interval": 1}
     settings = TrainSettings(**(defaults | changes))
-    detector = TinyDetector()
+    detector = make_detector()
     loader = TrainLoader(
         NoiseDataset(),
         Jitter(),
@@ -139,7 +146,17 @@ def assert_same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
 
 
 @pytest.mark.parametrize("stop", [1, 5, 7, 20])
-@pytest.mark.parametrize("options", [{}, {"ema": False}, {"accumulate": 2}], ids=["ema", "no-ema", "accumulate"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ema": False},
+        {"accumulate": 2},
+        {"quantization_aware": "Int8"},
+        {"quantization_aware": "Int4", "ema": False},
+    ],
+    ids=["ema", "no-ema", "accumulate", "int8", "int4-no-ema"],
+)
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop: int, options: dict[str, Any]) -> None:
     whole = make_trainer(tmp_path / "whole", **options)
     whole.fit()
@@ -156,6 +173,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop: int, option
     final, expected = (read_checkpoint(tmp_path / run / "latest_ckpt.pth") for run in ("second", "whole"))
     assert_same_weights(final["model"], expected["model"])
     assert final["ema_updates"] == expected["ema_updates"]
+    if options.get("quantization_aware"):
+        assert_same_weights(final["simulation"], expected["simulation"])
     assert torch.equal(final["generators"]["torch"], expected["generators"]["torch"])
 
 
@@ -219,6 +238,108 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_differences(tmp_path: P
     other = make_trainer(tmp_path / "second", ema=False)
     with pytest.raises(ArtifactError, match="ema: True there, False here"):
         other.resume(tmp_path / "first" / "latest_ckpt.pth")
+
+
+def test_a_float_training_is_not_resumed_as_a_quantization_aware_one_nor_the_other_way_round(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "float", epochs=1).fit()
+    make_trainer(tmp_path / "int8", epochs=1, quantization_aware="Int8").fit()
+    for kind, folder, said in (("Int8", "float", "None there, Int8 here"), (None, "int8", "Int8 there, None here")):
+        with pytest.raises(ArtifactError, match=f"quantization_aware: {said}"):
+            make_trainer(tmp_path / "x", quantization_aware=kind).resume(tmp_path / folder / "latest_ckpt.pth")
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_quantization_aware_training_judges_the_simulated_model_and_saves_the_float_one(
+    ema: bool, tmp_path: Path
+) -> None:
+    images, outputs = torch.rand(2, 3, 16, 16) * 255, []
+
+    def judge(model: Detector) -> Mapping[str, float]:
+        with torch.no_grad():
+            outputs.append(model.eval()(images)[0])
+        return {"AP": 0.5, "AP50": 0.6}
+
+    trainer = make_trainer(tmp_path, judge, quantization_aware="Int4", epochs=1, no_aug_epochs=0, ema=ema)
+    saved = TinyDetector().eval()
+    saved.load_state_dict(read_checkpoint(trainer.fit().best)["model"])
+    assert trainer.simulation is not None
+    with torch.no_grad():
+        assert torch.equal(outputs[0], trainer.simulation.of(saved)(images)[0])
+        assert not torch.allclose(outputs[0], saved(images)[0], atol=1e-3)
+
+
+class DepthwiseDetector(TinyDetector):
+    """Its thin layers suffer from 4-bit weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 1)
+        self.features = nn.Sequential(
+            *(part for conv in layers for part in (conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()))
+        )
+        self.head = nn.Linear(32, 4)
+
+
+class AllImages(CalibrationDataReader):
+    def __init__(self, images: np.ndarray) -> None:
+        self.batches = iter([{"input": images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def squared_errors(detector: Detector, folder: Path) -> tuple[float, float]:
+    """Of the boxes of NoiseDataset: by the float detector, and by what onnxruntime's quantizer makes of it in 4 bits."""
+    data = NoiseDataset()
+    pixels = np.stack([data.read_image(i).transpose(2, 0, 1) for i in range(len(data))])
+    images = normalize(pixels, SPEC.preprocess).astype(np.float32)
+    boxes = np.stack([data.annotation(i).boxes[0] for i in range(len(data))]) / 16
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        detector.eval(),
+        (torch.from_numpy(images),),
+        buffer,
+        input_names=["input"],
+        opset_version=17,
+        dynamo=False,
+    )
+    quantize_static(
+        onnx.version_converter.convert_version(onnx.load_from_string(buffer.getvalue()), 21),
+        folder / "int4.onnx",
+        AllImages(images),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt4,
+        extra_options={"ForceQuantizeNoInputCheck": True},
+    )
+    session = onnxruntime.InferenceSession(folder / "int4.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        floating = detector(torch.from_numpy(images))[0].numpy()
+    quantized = session.run(None, {"input": images})[0]
+    return float(np.square(floating - boxes).mean()), float(np.square(quantized - boxes).mean())
+
+
+def test_fine_tuning_with_4_bit_weights_simulated_regains_what_rounding_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Jitter, "__call__", lambda self, sample, context: sample)  # learns the images by heart
+
+    def train(epochs: int, start: Detector | None = None, **options: Any) -> Detector:
+        folder, options = tmp_path / str(len(list(tmp_path.iterdir()))), options | {"epochs": epochs, "ema": False}
+        trainer = make_trainer(folder, None, DepthwiseDetector, no_aug_epochs=0, eval_interval=epochs, **options)
+        if start is not None:
+            trainer.detector.load_state_dict(start.state_dict())
+        trainer.fit()
+        return trainer.detector
+
+    trained = train(80)
+    floating, rounded = squared_errors(trained, tmp_path)
+    assert rounded > 4 * floating
+    _, fine_tuned = squared_errors(train(30, trained, quantization_aware="Int4"), tmp_path)
+    _, trained_longer = squared_errors(train(30, trained), tmp_path)
+    assert fine_tuned < 0.5 * rounded
+    assert fine_tuned < 0.5 * trained_longer  # it isn't the mere training that helps
 
 
 def test_start_epoch_overrides_the_epoch_of_the_checkpoint(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from stdet.errors import DataError, StdetError
+from stdet.errors import DataError, ModelError, StdetError
 from stdet.export.metadata import QUANTIZATION_KEY
 from stdet.interfaces.dataset import DatasetRequest, DatasetWriter, DetectionDataset, WriteRequest, WrittenSplit
 from stdet.interfaces.deploy import BenchReport, DeployTarget, QuantizationResult
@@ -77,6 +77,11 @@ class IsRandomInEvaluation(ToyDetector):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         boxes, scores = super().forward(images)
         return boxes + torch.rand_like(boxes), scores
+
+
+class BranchesOnValues(ToyDetector):
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(images if images.amax() > 0 else -images)
 
 
 class HasAnInfiniteLoss(ToyDetector):
@@ -421,6 +426,7 @@ UNKNOWN = "an_unknown_backend_is_refused_with_the_known_ones"
 FAULTS: list[tuple[str, type, str, type[Exception]]] = [
     ("models", BranchesOnTraining, FORWARD, AssertionError),
     ("models", IsRandomInEvaluation, FORWARD, AssertionError),
+    ("models", BranchesOnValues, "its_int8_form_can_be_simulated_and_trained", ModelError),
     ("models", HasAnInfiniteLoss, LOSS, AssertionError),
     ("models", ForgetsALayerInTheLoss, LOSS, AssertionError),
     ("models", HasNoTotal, LOSS, KeyError),

@@ -428,6 +428,8 @@ class _Checker:
     ) -> None:
         self._check_model(mode, family, built)
         self._check_training(mode, family, built["training"])
+        if built["training"].quantization_aware is not None:
+            self._check_quantization_aware(mode, built)
         self._check_data(mode, built["dataset"], built["quantization"])
         if mode in QUANTIZING_MODES:
             self._check_quantization(mode, built["quantization"], built["model"])
@@ -518,6 +520,24 @@ class _Checker:
             self._problem("training.start_epoch", "has a meaning only with resume_training_from")
         if training.start_epoch is not None and training.start_epoch >= training.epochs:
             self._problem("training.start_epoch", f"{training.start_epoch} is not below epochs ({training.epochs})")
+
+    def _check_quantization_aware(self, mode: str, built: dict[str, Any]) -> None:
+        key = "training.quantization_aware"
+        training, model, target = built["training"], built["model"], built["quantization"]
+        if mode not in TRAINING_MODES:
+            self._notes.append(f"{key} does nothing in {mode}, which trains nothing")
+            return
+        trained = model.model_path is not None or (model.pretrained and model.pretrained_dataset != IMAGENET)
+        if not trained and training.resume_training_from is None:
+            self._problem(key, "fine-tunes trained weights: set model.model_path to a checkpoint")
+        if training.fp16:
+            self._problem(key, "can't be combined with fp16, whose bfloat16 rounds as coarsely as int8 does")
+        if training.compile:
+            self._problem(key, "can't be combined with compile: the simulation runs operator by operator")
+        wanted = (training.quantization_aware, "per_channel")
+        made = (target.onnx_quant_parameters.weightType.capitalize(), target.granularity)
+        if mode in QUANTIZING_MODES and made != wanted:
+            self._problem(key, f"simulates weights {' '.join(wanted)}, but quantization makes them {' '.join(made)}")
 
     def _check_quantization(self, mode: str, section: sections.Quantization, model: sections.Model) -> None:
         if section.operating_mode == "full_auto" and section.max_drop is None:

@@ -231,6 +231,9 @@ class Training(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     channels_last: bool = Field(True, description="memory layout; faster on CPU, same numbers but for rounding")
     compile: bool = Field(False, description="torch.compile the network")
+    quantization_aware: Literal["Int8", "Int4"] | None = Field(
+        None, description="fine-tune trained weights with the int8 form simulated: the type of its weights"
+    )
 
 
 class Postprocessing(Section):

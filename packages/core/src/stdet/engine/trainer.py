@@ -32,6 +32,7 @@ from stdet.interfaces.scheduler import Scheduler
 from stdet.interfaces.tracker import Tracker
 from stdet.nn.distributed import any_rank, average_buffers, is_main, world_size
 from stdet.nn.ema import ModelEma
+from stdet.nn.int8_training import Int8Simulation
 from stdet.nn.precision import Precision
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class TrainSettings:
         channels_last: memory layout of activations and weights; faster on CPU, same numbers but for rounding.
         compile: run the network through torch.compile.
         save_history: keep a checkpoint of every evaluated epoch.
+        quantization_aware: type of the weights (`Int8`, `Int4`) of the int8 form that training and evaluation simulate,
+            see `stdet.nn.int8_training`; None for float. The checkpoints hold float weights in either case.
         device: torch device.
     """
 
@@ -67,6 +70,7 @@ class TrainSettings:
     channels_last: bool = True
     compile: bool = False
     save_history: bool = False
+    quantization_aware: str | None = None
     device: str = "cpu"
 
 
@@ -122,7 +126,9 @@ class Trainer:
         if settings.channels_last:
             detector.to(memory_format=torch.channels_last)
         self.ema = ModelEma(detector) if settings.ema else None
-        self.network: nn.Module = detector
+        kind = settings.quantization_aware
+        self.simulation = Int8Simulation(detector, kind).to(settings.device) if kind else None
+        self.network: nn.Module = self.simulation.of(detector) if self.simulation else detector
         if settings.compile:
             self.network.compile()
         if world_size() > 1:
@@ -212,7 +218,7 @@ class Trainer:
     def _finish_epoch(self, losses: dict[str, float]) -> None:
         """Save, evaluate if it is time, save again. A kill during the evaluation loses no training step: a resumed run
         finds all steps of the epoch done and begins with the evaluation."""
-        average_buffers(self.detector)
+        average_buffers(self.network)
         if self.ema:
             average_buffers(self.ema.model)
         self._save("latest_ckpt.pth")
@@ -224,7 +230,8 @@ class Trainer:
         last = self.epoch + 1 == self.settings.epochs
         score = None
         if last or (self.epoch + 1) % self.settings.eval_interval == 0:
-            metrics = self.evaluate(self.ema.model if self.ema else self.detector)
+            weights = self.ema.model if self.ema else self.detector
+            metrics = self.evaluate(self.simulation.of(weights) if self.simulation else weights)
             score = metrics["AP"]
             record.update(metrics)
             self.tracker.scalars(self.epoch + 1, {f"val/{name}": value for name, value in metrics.items()})
@@ -270,6 +277,7 @@ class Trainer:
             "model": self.ema.model.state_dict() if self.ema else weights,
             "live_model": weights if self.ema else None,
             "ema_updates": self.ema.updates if self.ema else None,
+            "simulation": self.simulation.state_dict() if self.simulation else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "epoch": self.epoch,
@@ -301,6 +309,8 @@ class Trainer:
         self.detector.load_state_dict(state["live_model"] or state["model"])
         if self.ema:
             self.ema.load_state(state["model"], state["ema_updates"])
+        if self.simulation:
+            self.simulation.load_state_dict(state["simulation"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
@@ -318,6 +328,7 @@ class Trainer:
             "model": self.detector.spec.to_dict(),
             "steps per epoch": self.steps_per_epoch,
             "ema": self.settings.ema,
+            "quantization_aware": self.settings.quantization_aware,
             "accumulate": self.settings.accumulate,
             "data seed": self.loader.seed,
         }
@@ -325,6 +336,7 @@ class Trainer:
             "model": state["spec"],
             "steps per epoch": state["steps_per_epoch"],
             "ema": state["settings"]["ema"],
+            "quantization_aware": state["settings"].get("quantization_aware"),  # older checkpoints don't say
             "accumulate": state["settings"]["accumulate"],
             "data seed": state["data_seed"],
         }

@@ -25,6 +25,7 @@ from stdet.interfaces.detector import Detector, Targets
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.scheduler import ScheduleLength
 from stdet.interfaces.transform import Transform, TransformContext
+from stdet.nn.int8_training import Int8Simulation
 from stdet.plugins.loader import load_plugins
 from stdet.registry import Catalogue
 from stdet.structures import DetectorSpec, Preprocess, Sample
@@ -99,6 +100,21 @@ class ModelContract:
             training, evaluation = detector.train()(images), detector.eval()(images)
             assert [t.shape for t in training] == [t.shape for t in evaluation]
             assert all(map(torch.equal, evaluation, detector(images)))
+
+    def test_its_int8_form_can_be_simulated_and_trained(self) -> None:
+        """See `stdet.nn.int8_training`: what is simulated is the same network, rounded."""
+        detector = self.build()
+        images = self.images(detector)
+        simulated = Int8Simulation(detector, "Int8").of(detector)
+        with torch.no_grad():
+            simulated.train()(images)  # sees the ranges
+            expected = detector.eval().export_outputs(detector(images))
+            rounded = simulated.eval().export_outputs(simulated(images))
+        for one, other in zip(expected, rounded, strict=True):
+            assert not torch.equal(one, other)
+            assert float((one - other).norm() / one.norm()) < 0.1
+        simulated.train().loss(simulated(images), self.targets(2))["total"].backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
 
     def test_losses_are_finite_and_reach_the_weights_with_and_without_boxes(self) -> None:
         for boxes in (2, 0):
