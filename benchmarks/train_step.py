@@ -1,4 +1,4 @@
-"""Training step (forward, loss, backward, SGD) of a registered model on the CPU, batch 16, about 12 boxes an image.
+"""Training step (forward, loss, backward, SGD) of every registered model on the CPU, batch 16, about 12 boxes an image.
 
 Claim: channels_last, the default, is at least 1.2x plain eager float32; with `fp16: True` (bfloat16 autocast on a
 processor that has it) at least 1.6x. In CPU time, since the machine may be shared. Run: python benchmarks/train_step.py
@@ -17,7 +17,7 @@ from stdet.nn.precision import choose_precision
 from stdet.plugins.loader import load_plugins
 from stdet.structures import DetectorSpec
 
-BATCH, BOXES = 16, 12
+BATCH, BOXES, SIZE = 16, 12, 320
 
 
 def make_step(name: str, size: int, channels_last: bool, fp16: bool):
@@ -57,14 +57,14 @@ def make_step(name: str, size: int, channels_last: bool, fp16: bool):
 def main() -> None:
     args = arguments(__doc__ or "", rounds=5)
     results = []
-    for name, size in (("st_yolodv2milli_actrelu_pt", 320), ("ssdlite_mobilenetv2_pt", 320)):
+    for name in load_plugins()[0].names("models"):
         variants = {
-            "eager float32, contiguous": make_step(name, size, channels_last=False, fp16=False),
-            "channels_last (default)": make_step(name, size, channels_last=True, fp16=False),
-            "channels_last + autocast (fp16: True)": make_step(name, size, channels_last=True, fp16=True),
+            "eager float32, contiguous": make_step(name, SIZE, channels_last=False, fp16=False),
+            "channels_last (default)": make_step(name, SIZE, channels_last=True, fp16=False),
+            "channels_last + autocast (fp16: True)": make_step(name, SIZE, channels_last=True, fp16=True),
         }
         timings = interleave(variants, args.rounds, time.process_time)
-        results.append(report(f"train step, {name}, {size} px, batch {BATCH}", timings, next(iter(variants))))
+        results.append(report(f"train step, {name}, {SIZE} px, batch {BATCH}", timings, next(iter(variants))))
     save(args.json, results)
 
 
