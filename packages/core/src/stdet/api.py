@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stdet.config import Config
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
-    from stdet.stages import Run
+    from stdet.stages.run import Run
 
 STAGES: dict[str, tuple[str, ...]] = {
     "training": ("train", "export"),
@@ -35,7 +35,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "chain_eqeb": ("evaluate", "quantize", "evaluate", "bench"),
     "chain_qb": ("quantize", "bench"),
 }
-"""What each operation mode runs, in order; the names are functions of `stdet.stages`."""
+"""What each operation mode runs, in order; the names are those of `stdet.stages.STAGES`."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,11 @@ def run(config: Config, reporter: Reporter) -> RunResult:
     from stdet.build import Builder
     from stdet.interfaces.reporter import SilentReporter
     from stdet.nn.distributed import from_main, is_main, process_group
+    from stdet.stages.run import Run
 
     with process_group():
         folder = from_main(lambda: _new_folder(Path(config.hydra.run.dir)))
-        state = stages.Run(Builder(config, _plugins()[0]), folder, reporter if is_main() else SilentReporter())
+        state = Run(Builder(config, _plugins()[0]), folder, reporter if is_main() else SilentReporter())
         with _log_file(folder / "stdet.log") if is_main() else nullcontext():
             if is_main():
                 write_text(folder / "config.yaml", config_yaml(config))
@@ -167,7 +168,7 @@ def run(config: Config, reporter: Reporter) -> RunResult:
                 state.reporter.note(note)
             try:
                 for name in STAGES[config.operation_mode]:
-                    state.do(name)
+                    stages.do(name, state)
             except Rejected as error:
                 error.result = _result(state)
                 raise

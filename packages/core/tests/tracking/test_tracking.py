@@ -9,7 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stdet.errors import ArtifactError
-from stdet.stages import Run, _trackers
+from stdet.stages.run import Run
+from stdet.stages.train import _trackers
 from stdet.tracking import MlflowTracker, TensorBoardTracker, Trackers
 
 

@@ -1,0 +1,27 @@
+"""What a model file costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from stdet.artifacts import write_json
+from stdet.interfaces.deploy import BenchReport
+from stdet.stages.models import onnx_file
+from stdet.stages.run import Run
+
+
+def bench(run: Run) -> None:
+    """Every backend of `benchmarking.backends` on the run's model, and on its float form for comparison."""
+    source = onnx_file(run)
+    target = run.builder.target()
+    models = [run.float_onnx] if run.float_onnx and run.float_onnx != source else []
+    reports: list[BenchReport] = []
+    for model in [*models, source]:
+        for backend in run.builder.config.benchmarking.backends:
+            reports.append(
+                target.bench(model, backend, lambda done, total: run.reporter.progress("bench", done, total))
+            )
+    documents = [json.loads(json.dumps(dataclasses.asdict(report))) for report in reports]
+    write_json(run.folder / "reports" / "bench.json", {"format": "stdet.bench/1", "reports": documents})
+    run.record("bench", documents)

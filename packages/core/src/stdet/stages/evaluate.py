@@ -1,0 +1,55 @@
+"""What a model file scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stdet.evaluation.plots import PICTURE_THRESHOLD, contact_sheet, draw_detections, plot_precision_recall, save_image
+from stdet.evaluation.postprocess import detect
+from stdet.evaluation.predictors import Predictor, is_quantized
+from stdet.export.metadata import is_unfit_for_accuracy
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.nn.distributed import is_main
+from stdet.stages.models import model_file, predictor_of
+from stdet.stages.run import Run
+from stdet.stages.scoring import score
+from stdet.structures import DetectorSpec
+
+PICTURES = 12
+"""Images of the evaluation set that are drawn."""
+
+
+def evaluate(run: Run) -> None:
+    """Score the run's model on the test set, or on the validation set when there is no test set."""
+    source = model_file(run)
+    predictor, spec = predictor_of(run, source)
+    if source is not None and source.suffix == ".onnx" and is_unfit_for_accuracy(source):
+        run.reporter.note(f"{source.name} was calibrated on noise: its score says nothing about int8")
+    split = run.builder.evaluation_split()
+    dataset = run.builder.dataset(split, spec.class_names, spec=spec)
+    report = score(run, predictor, spec, dataset, split, source)
+    if not is_main():
+        return
+    name = (
+        "evaluate_int8"
+        if source is not None and source.suffix == ".onnx" and is_quantized(source)
+        else "evaluate_float"
+    )
+    report.save(run.folder / "reports" / f"{name}.json")
+    picture = run.folder / "pictures" / f"{name}.jpg"
+    _picture(run, predictor, spec, dataset, picture)
+    curves = run.folder / "pictures" / f"{name}_precision_recall.png"
+    plot_precision_recall(report.curves, curves)
+    run.record(name, report.to_dict() | {"split": split, "picture": str(picture), "precision_recall": str(curves)})
+
+
+def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:
+    """The first images of the set with detections in colour and ground truth in white."""
+    sheet = []
+    for index in range(min(PICTURES, len(dataset))):
+        image = dataset.read_image(index)
+        found = detect(
+            predictor, image, spec.preprocess, PICTURE_THRESHOLD, run.builder.config.postprocessing.NMS_thresh
+        )
+        sheet.append(draw_detections(image, found, spec.class_names, dataset.annotation(index).boxes))
+    save_image(path, contact_sheet(sheet))

@@ -1,0 +1,17 @@
+"""The float ONNX of a checkpoint."""
+
+from __future__ import annotations
+
+from stdet.errors import ConfigError
+from stdet.stages.models import export_checkpoint, model_file
+from stdet.stages.run import Run
+
+
+def export(run: Run) -> None:
+    """Write the float ONNX of the run's checkpoint; it becomes the run's model."""
+    checkpoint = model_file(run)
+    if checkpoint is not None and checkpoint.suffix == ".onnx":
+        raise ConfigError(
+            f"model.model_path {checkpoint} is an ONNX file already", "give a checkpoint (.pth) to export"
+        )
+    export_checkpoint(run, checkpoint)

@@ -1,0 +1,124 @@
+"""The model file that a stage works on, and what can be made of it: a network, a predictor, a float ONNX."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import onnx
+
+from stdet.artifacts import sha256_file
+from stdet.engine.checkpoint import read_checkpoint, spec_of
+from stdet.errors import ArtifactError, ModelError
+from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
+from stdet.export.metadata import read_spec
+from stdet.export.onnx import export_onnx
+from stdet.interfaces.detector import Detector
+from stdet.nn.fetch import fetch_weights
+from stdet.nn.weights import load_weights
+from stdet.stages.run import Run
+from stdet.structures import DetectorSpec
+
+log = logging.getLogger(__name__)
+
+
+def model_file(run: Run) -> Path | None:
+    """The model file to work on: of the stage before, else `model.model_path`, else the published one."""
+    section = run.builder.config.model
+    path = run.model or section.model_path
+    if path is None and section.pretrained:
+        path, _ = published(run)
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise ArtifactError(f"no model file at {path}", "check model.model_path")
+    return Path(path)
+
+
+def detector_of(run: Run, checkpoint: Path | None) -> Detector:
+    """The torch model of a checkpoint. Without one only a benchmark may go on: its numbers don't depend on weights."""
+    builder = run.builder
+    if checkpoint is None:
+        if builder.config.operation_mode != "benchmarking":
+            raise ModelError(
+                "there are no weights to work with", "set model.model_path to a checkpoint or an ONNX file"
+            )
+        run.reporter.note("no model.model_path: benchmarking the architecture with random weights")
+        return builder.detector(builder.spec_without_data())
+    spec = checkpoint_spec(run, checkpoint)
+    detector = builder.detector(spec)
+    report = load_weights(detector, checkpoint, allow_skipped=False)
+    log.info("%s", report.summary())
+    return detector
+
+
+def checkpoint_spec(run: Run, checkpoint: Path) -> DetectorSpec:
+    """A checkpoint of ours carries its spec; for a published file the config has to say it."""
+    try:
+        return spec_of(read_checkpoint(checkpoint))
+    except ArtifactError:
+        names = run.builder.class_names()
+        if names is None:
+            names = run.builder.dataset(run.builder.evaluation_split(), None).class_names
+        return run.builder.spec(names)
+
+
+def onnx_file(run: Run) -> Path:
+    """The model file, exported first when it is a checkpoint."""
+    source = model_file(run)
+    return source if source is not None and source.suffix == ".onnx" else export_checkpoint(run, source)
+
+
+def export_checkpoint(run: Run, checkpoint: Path | None) -> Path:
+    """Write the float ONNX of a checkpoint; it becomes the run's model."""
+    detector = detector_of(run, checkpoint)
+    path = run.models / f"{detector.spec.model_name}.onnx"
+    provenance = {"checkpoint": checkpoint.name, "checkpoint_sha256": sha256_file(checkpoint)} if checkpoint else {}
+    report = export_onnx(detector, path, provenance=provenance)
+    run.model = run.float_onnx = path
+    run.record("export", dataclasses.asdict(report) | {"path": str(path)})
+    return path
+
+
+def published(run: Run) -> tuple[Path, bool]:
+    """The published weights that the config asks for, on disk, and whether they are a classifier's.
+
+    Every process of a training looks for itself: they need not share a disk.
+    """
+    weights = run.builder.published_weights()
+    mirror = run.builder.config.model.weights_from
+    path = fetch_weights(weights, mirror, lambda done, total: run.reporter.progress(weights.file, done, total))
+    return path, weights.backbone
+
+
+def predictor_of(run: Run, source: Path | None) -> tuple[Predictor, DetectorSpec]:
+    """Something that predicts, from a checkpoint or an ONNX file, and its spec."""
+    if source is not None and source.suffix == ".onnx":
+        spec = onnx_spec(run, source)
+        return OnnxPredictor(source, run.builder.decoder(spec)), spec
+    detector = detector_of(run, source)
+    return TorchPredictor(detector.to(run.builder.device()), run.builder.device()), detector.spec
+
+
+def onnx_spec(run: Run, path: Path) -> DetectorSpec:
+    """The spec in an ONNX file's metadata, or for somebody else's file what the config and the graph say."""
+    spec = read_spec(path)
+    if spec is not None:
+        return spec
+    builder = run.builder
+    family = builder.config.family
+    if family is None:
+        raise ModelError(
+            f"{path} has no stdet metadata, so its outputs can't be read",
+            "set model.model_type (and dataset.class_names)",
+        )
+    names = builder.class_names() or builder.dataset(builder.evaluation_split(), None).class_names
+    return builder.foreign_spec(names, _onnx_input_size(path))
+
+
+def _onnx_input_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of the first input, None where they are dynamic."""
+    dims = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    height, width = (dim.dim_value for dim in dims[-2:])
+    return (height, width) if height > 0 and width > 0 else None

@@ -1,0 +1,42 @@
+"""Scoring as the config says it, for training and for evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stdet.artifacts import sha256_file
+from stdet.evaluation import coco
+from stdet.evaluation.predictors import Predictor
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.stages.run import Run
+from stdet.structures import DetectorSpec
+
+
+def score(
+    run: Run,
+    predictor: Predictor,
+    spec: DetectorSpec,
+    dataset: DetectionDataset,
+    label: str,
+    source: Path | None = None,
+) -> coco.EvaluationReport:
+    """`coco.evaluate` with the thresholds and batches of the config.
+
+    Args:
+        label: what the progress bar calls the images.
+        source: the model file, for the report.
+    """
+    config = run.builder.config
+    return coco.evaluate(
+        predictor,
+        dataset,
+        spec.preprocess,
+        confidence_thresh=config.postprocessing.confidence_thresh,
+        nms_thresh=config.postprocessing.NMS_thresh,
+        iou_eval_thresh=config.postprocessing.IoU_eval_thresh,
+        max_detections=config.postprocessing.max_detection_boxes,
+        batch_size=config.training.batch_size,
+        num_workers=config.dataset.num_workers,
+        progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
+        model={"file": source.name, "sha256": sha256_file(source)} if source else None,
+    )

@@ -1,0 +1,147 @@
+"""Training, from the config to the best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stdet.artifacts import write_json
+from stdet.build import flat_settings
+from stdet.engine.checkpoint import read_checkpoint, seed_everything
+from stdet.engine.trainer import Trainer
+from stdet.evaluation.plots import plot_history
+from stdet.evaluation.predictors import TorchPredictor
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.detector import Detector
+from stdet.interfaces.published import IMAGENET
+from stdet.interfaces.tracker import Tracker
+from stdet.nn.distributed import from_main, is_main
+from stdet.nn.precision import choose_precision
+from stdet.nn.weights import load_weights, read_state_dict
+from stdet.stages.models import published
+from stdet.stages.run import Run
+from stdet.stages.scoring import score
+from stdet.tracking import MlflowTracker, TensorBoardTracker, Trackers
+
+
+def train(run: Run) -> None:
+    """Train, leave checkpoints, curves and `history.json`; the run's model becomes the best checkpoint."""
+    builder, config = run.builder, run.builder.config
+    seed_everything(config.general.global_seed)
+    train_set = builder.dataset("train", builder.class_names())
+    spec = builder.spec(train_set.class_names)
+    validation = builder.dataset("val", spec.class_names)
+    detector = builder.detector(spec)
+    detector.use_training_options(config.options.training)
+    resume = from_main(lambda: _resume_path(run))
+    if resume is None:
+        _start_weights(run, detector)
+    device = builder.device()
+    detector.to(device)
+    loader = builder.train_loader(train_set, spec)
+    settings = builder.train_settings()
+    precision = choose_precision(device, config.training.fp16)
+    run.reporter.note(
+        f"{spec.model_name}: {len(train_set)} training and {len(validation)} validation images, "
+        f"{spec.num_classes} classes, {device}, {precision.description}"
+    )
+    if settings.quantization_aware:
+        run.reporter.note(
+            f"training with {settings.quantization_aware} weights and 8-bit activations simulated: the validation scores "
+            "are those of the simulated int8 model, the checkpoints hold its float weights"
+        )
+    with _trackers(run) as tracker:
+        trainer = Trainer(
+            detector,
+            loader,
+            builder.optimizer(detector),
+            builder.scheduler(builder.schedule_length(-(-len(loader) // settings.accumulate))),
+            lambda model: _validate(run, model, validation),
+            precision,
+            settings,
+            run.models,
+            tracker,
+            run.reporter,
+        )
+        if resume:
+            trainer.resume(resume, config.training.start_epoch or None)
+        result = trainer.fit()
+        tracker.scalars(settings.epochs, {"final/best_AP": result.best_score})
+    if not is_main():
+        return
+    write_json(run.models / "history.json", {"format": "stdet.history/1", "epochs": result.history})
+    plot_history(result.history, run.folder / "curves.png")
+    run.model = result.best
+    run.record(
+        "train",
+        {
+            "best_checkpoint": str(result.best),
+            "latest_checkpoint": str(result.latest),
+            "best_epoch": result.best_epoch,
+            "best_AP": result.best_score,
+            "best_AP50": max((row["AP50"] for row in result.history if "AP50" in row), default=None),
+            "seconds": result.seconds,
+            "curves": str(run.folder / "curves.png"),
+        },
+    )
+
+
+def _start_weights(run: Run, detector: Detector) -> None:
+    """Fine-tuning: load `model.model_path`, or the published weights that `model.pretrained` asks for.
+
+    Heads of another class count keep their fresh start; of a classifier (`pretrained_dataset: imagenet`) the backbone
+    takes what fits.
+    """
+    section = run.builder.config.model
+    path, backbone = section.model_path, section.pretrained and section.pretrained_dataset == IMAGENET
+    if path is None and section.pretrained:
+        path, backbone = published(run)
+    if path is None:
+        return
+    summary = (
+        f"{detector.load_backbone(read_state_dict(path))}, from {path}"
+        if backbone
+        else load_weights(detector, path).summary()
+    )
+    run.reporter.note(summary)
+
+
+def _validate(run: Run, model: Detector, dataset: DetectionDataset) -> Mapping[str, float]:
+    report = score(run, TorchPredictor(model, run.builder.device()), model.spec, dataset, "validation")
+    return report.scalars()
+
+
+def _trackers(run: Run) -> Trackers:
+    config = run.builder.config
+    if not is_main():
+        return Trackers()
+    trackers: list[Tracker] = []
+    if config.general.logger == "tensorboard":
+        trackers.append(TensorBoardTracker(run.models / "tensorboard"))
+    if config.mlflow.uri:
+        try:
+            trackers.append(MlflowTracker(config.mlflow.uri, config.general.project_name, run.folder.name))
+        except ImportError:
+            run.reporter.note(
+                "mlflow.uri: nothing goes to MLflow, it is not installed (pip install 'stdet-core[mlflow]')"
+            )
+    together = Trackers(*trackers)
+    together.params(flat_settings(config))
+    return together
+
+
+def _resume_path(run: Run) -> Path | None:
+    """`training.resume_training_from`: a path, or with `auto` the newest interrupted run beside this one, if any."""
+    wanted = run.builder.config.training.resume_training_from
+    if not wanted:
+        return None
+    if wanted != "auto":
+        return Path(wanted)
+    epochs = run.builder.config.training.epochs
+    pattern = f"*/{run.builder.config.general.saved_models_dir}/latest_ckpt.pth"
+    for path in sorted(run.folder.parent.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+        state = read_checkpoint(path)
+        if state["spec"]["model_name"] == run.builder.config.model.model_name and state["epoch"] < epochs:
+            return path
+    run.reporter.note(f"resume_training_from: auto found no unfinished run beside {run.folder}; starting anew")
+    return None
