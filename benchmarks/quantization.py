@@ -24,15 +24,19 @@ from harness import PROJECT, save
 METHOD = "quantization.onnx_quant_parameters.calibrate_method"
 EXTRA = "quantization.onnx_extra_options"
 AWARE = f"{EXTRA}.ActivationAwareRanges=True"
+CORRECTED = f"{EXTRA}.BiasCorrection=True"
 RECIPES: dict[str, tuple[str, ...]] = {
     "MinMax": (f"{METHOD}=MinMax",),
     "Entropy": (f"{METHOD}=Entropy",),
     "MSE": (f"{METHOD}=MSE",),
+    "MinMax, bias corrected": (f"{METHOD}=MinMax", CORRECTED),
+    "MSE, bias corrected": (f"{METHOD}=MSE", CORRECTED),
     "MSE, aware": (f"{METHOD}=MSE", AWARE),
     "Percentile": (f"{METHOD}=Percentile",),
     "Percentile, aware": (f"{METHOD}=Percentile", AWARE),
     "Sensitivity, not equalized": (f"{METHOD}=Sensitivity", f"{EXTRA}.CrossLayerEqualization=False"),
     "Sensitivity (default)": (f"{METHOD}=Sensitivity",),
+    "Sensitivity, bias corrected": (f"{METHOD}=Sensitivity", CORRECTED),
     "Sensitivity, 10 % int16": (f"{METHOD}=Sensitivity", f"{EXTRA}.Int16Share=0.1", "quantization.target_opset=21"),
 }
 

@@ -274,6 +274,10 @@ class OnnxExtraOptions(Section):
     )
     CalibMovingAverage: bool = Field(False, description="average the ranges of the images (MinMax)")
     QuantizeBias: bool = Field(True, description="int32 bias")
+    BiasCorrection: bool = Field(
+        False,
+        description="let biases take back what rounded weights shift in the mean of each channel (arXiv 1906.04721)",
+    )
     SmoothQuant: bool = Field(False, description="move range from activations to weights (arXiv 2211.10438)")
     SmoothQuantAlpha: Share = Field(0.5, description="how much of it")
     SmoothQuantFolding: bool = Field(True, description="fold the factors into the layer before")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnxruntime import InferenceSession
 
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.ranges import FromHistogram, MinMax, Observer
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, producers
+
+SWEEP_IMAGES = 32
+"""Calibration images, spread over all, that layers are adjusted with; each position of a tensor counts."""
 
 
 def float_activations(model: ModelProto) -> list[ValueInfoProto]:
@@ -82,6 +86,15 @@ def border_tensors(model: ModelProto) -> set[str]:
     return border
 
 
+def watching(model: ModelProto, names: Sequence[str], threads: int = 1) -> InferenceSession:
+    """A session whose outputs are the tensors `names`; it computes what is written, node by node."""
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    return new_session(watched.SerializeToString(), threads, optimize=False)
+
+
 def tensor_ranges(
     model: ModelProto, data: CalibrationData, method: Callable[[], Observer], progress: Progress | None = None
 ) -> dict[str, tuple[float, float]]:
@@ -93,14 +106,9 @@ def tensor_ranges(
     Raises:
         QuantizationError: unusable images (see `images`), or an activation that isn't finite.
     """
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    activations = float_activations(model)
     input_name = graph_inputs(model)[0].name
-    names = [value.name for value in activations if value.name != input_name]
-    del watched.graph.output[:]
-    watched.graph.output.extend(value for value in activations if value.name != input_name)
-    session = new_session(watched.SerializeToString(), os.cpu_count() or 1, optimize=False)
+    names = [value.name for value in float_activations(model) if value.name != input_name]
+    session = watching(model, names, os.cpu_count() or 1)
     uncut = border_tensors(model) if isinstance(method(), FromHistogram) else set()
     observers = {name: MinMax() if name in uncut else method() for name in (input_name, *names)}
     for index, image in enumerate(images(model, data)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,17 @@ class TorchGraph:
                 known.pop(name, None)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in the same order on every machine, and no threads that spin."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _visit_once(visit: Visit, name: str, value: Tensor) -> Callable[[Tensor], None]:
     """A hook that lets go of the value when it has been used."""
     held = [value]
@@ -147,7 +159,7 @@ def _ints(value: Any) -> list[int]:
     return [int(v) for v in torch.as_tensor(value).reshape(-1)]
 
 
-def _window(x: Tensor, attributes: Attributes, kernel: list[int], fill: float) -> tuple[Tensor, list[int], list[int]]:
+def window(x: Tensor, attributes: Attributes, kernel: list[int], fill: float) -> tuple[Tensor, list[int], list[int]]:
     """`x` with its padding, strides and dilations of a convolution or pool over two axes."""
     if len(kernel) != 2:
         raise QuantizationError(f"a window over {len(kernel)} axes has no gradient here", "use calibrate_method: MSE")
@@ -165,7 +177,7 @@ def _window(x: Tensor, attributes: Attributes, kernel: list[int], fill: float) -
 
 def _conv(inputs: list[Any], a: Attributes) -> Tensor:
     x, weight, bias = (*inputs, None)[:3]
-    x, strides, dilations = _window(x, a, list(weight.shape[2:]), 0.0)
+    x, strides, dilations = window(x, a, list(weight.shape[2:]), 0.0)
     return F.conv2d(x, weight, bias, strides, 0, dilations, a.get("group", 1))
 
 
@@ -181,17 +193,17 @@ def _conv_transpose(inputs: list[Any], a: Attributes) -> Tensor:
 
 def _max_pool(inputs: list[Any], a: Attributes) -> Tensor:
     kernel = list(a["kernel_shape"])
-    x, strides, dilations = _window(inputs[0], a, kernel, -torch.inf)
+    x, strides, dilations = window(inputs[0], a, kernel, -torch.inf)
     return F.max_pool2d(x, kernel, strides, 0, dilations, bool(a.get("ceil_mode", 0)))
 
 
 def _average_pool(inputs: list[Any], a: Attributes) -> Tensor:
     kernel, ceil = list(a["kernel_shape"]), bool(a.get("ceil_mode", 0))
-    x, strides, _ = _window(inputs[0], a, kernel, 0.0)
+    x, strides, _ = window(inputs[0], a, kernel, 0.0)
     mean = F.avg_pool2d(x, kernel, strides, 0, ceil)
     if a.get("count_include_pad", 0):
         return mean
-    inside, _, _ = _window(torch.ones_like(inputs[0]), a, kernel, 0.0)
+    inside, _, _ = window(torch.ones_like(inputs[0]), a, kernel, 0.0)
     return mean / F.avg_pool2d(inside, kernel, strides, 0, ceil)
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.calibrate import images
+from stdet_deploy_stm32.quantize.calibrate import images, watching
 from stdet_deploy_stm32.quantize.surgery import (
     add_constant,
     consumers,
@@ -144,12 +143,7 @@ def _factors(peaks: np.ndarray, gated: bool) -> np.ndarray:
 
 def _peaks(model: ModelProto, names: list[str], batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """max|x| by channel over the images."""
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    values = {v.name: v for v in model.graph.value_info}
-    del watched.graph.output[:]
-    watched.graph.output.extend(values[name] for name in names)
-    session = new_session(watched.SerializeToString(), optimize=False)
+    session = watching(model, names)
     peaks: dict[str, np.ndarray] = {}
     for image in batches:
         for name, value in zip(names, session.run(names, {graph_inputs(model)[0].name: image}), strict=True):

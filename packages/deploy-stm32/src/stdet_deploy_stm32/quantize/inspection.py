@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.calibrate import images
-from stdet_deploy_stm32.quantize.surgery import consumers, graph_inputs, initializers, producers
+from stdet_deploy_stm32.quantize.surgery import consumers, dequantized, graph_inputs, initializers, producers
 
 Kind = Literal["activation", "weight"]
 NO_NOISE_DB = 200.0
@@ -97,7 +97,7 @@ def quantized_tensors(floating: ModelProto, quantized: ModelProto) -> list[Quant
         dq, weight = writers.get(node.input[1]), original.input[1]
         if dq is not None and dq.op_type == "DequantizeLinear" and dq.input[0] in constants and weight not in found:
             found[weight] = QuantizedTensor(
-                "weight", weight, node.name, node.op_type, values=_dequantized(dq, quantized)
+                "weight", weight, node.name, node.op_type, values=dequantized(dq, quantized)
             )
     return list(found.values())
 
@@ -148,18 +148,6 @@ def _insert_pair(model: ModelProto, tensor: str, parameters: list[str], is_outpu
     at = next((i + 1 for i, node in enumerate(model.graph.node) if real in node.output), 0)
     for offset, node in enumerate(pair):
         model.graph.node.insert(at + offset, node)
-
-
-def _dequantized(dq: NodeProto, model: ModelProto) -> np.ndarray:
-    """The float32 values of a stored weight."""
-    constants = initializers(model)
-    stored, scale = (numpy_helper.to_array(constants[name]).astype(np.float32) for name in dq.input[:2])
-    zero = numpy_helper.to_array(constants[dq.input[2]]).astype(np.float32) if len(dq.input) > 2 else np.float32(0)
-    axis = next((a.i for a in dq.attribute if a.name == "axis"), 1)
-    if scale.ndim:
-        shape = [-1 if i == axis % stored.ndim else 1 for i in range(stored.ndim)]
-        scale, zero = scale.reshape(shape), np.broadcast_to(zero, scale.shape).reshape(shape)
-    return np.asarray((stored - zero) * scale, np.float32)
 
 
 class SqnrMeter:

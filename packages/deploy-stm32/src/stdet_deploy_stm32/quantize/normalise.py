@@ -18,6 +18,8 @@ from stdet_deploy_stm32.quantize.surgery import (
 )
 
 _TOOL_METADATA = ("onnx.infer", "onnx.quant.pre_process")
+BIASED = ("Conv", "ConvTranspose", "Gemm")
+"""Operators with a bias."""
 _INT32 = np.iinfo(np.int32)
 
 
@@ -141,31 +143,42 @@ def _convert_at_border(model: ModelProto, node: NodeProto) -> None:
 
 def _quantize_biases(model: ModelProto) -> None:
     """A float bias of a convolution or Gemm with quantized input and weight becomes int32, scale input x weight."""
-    constants, writers = initializers(model), producers(model)
+    constants = initializers(model)
     for node in list(model.graph.node):
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
+        if node.op_type not in BIASED or len(node.input) < 3 or not node.input[2]:
             continue
-        bias = constants.get(node.input[2])
-        sources = [writers.get(name) for name in node.input[:2]]
-        if bias is None or bias.data_type != TensorProto.FLOAT:
-            continue
-        scales = [
-            numpy_helper.to_array(constants[s.input[1]])
-            for s in sources
-            if s is not None and s.op_type == "DequantizeLinear" and s.input[1] in constants
-        ]
-        if len(scales) != 2:
-            continue
-        scale = np.asarray(scales[0] * scales[1], np.float32)
-        steps = np.rint(numpy_helper.to_array(bias).astype(np.float64) / scale)
-        stored = np.clip(steps, _INT32.min, _INT32.max).astype(np.int32)
-        inputs = [
-            add_constant(model, f"{bias.name}_int32", stored),
-            add_constant(model, f"{bias.name}_int32_scale", scale),
-            add_constant(model, f"{bias.name}_int32_zero_point", np.zeros(scale.shape, np.int32)),
-        ]
-        real = f"{inputs[0]}_dequantized"
-        axis = {"axis": 0} if scale.ndim else {}
-        dq = helper.make_node("DequantizeLinear", inputs, [real], name=f"{real}_DequantizeLinear", **axis)
-        node.input[2] = real
-        model.graph.node.insert(next(i for i, n in enumerate(model.graph.node) if n.name == node.name), dq)
+        bias, scale = constants.get(node.input[2]), bias_scale(model, node)
+        if bias is not None and bias.data_type == TensorProto.FLOAT and scale is not None:
+            store_bias(model, node, numpy_helper.to_array(bias).astype(np.float64) / scale, scale, bias.name)
+
+
+def bias_scale(model: ModelProto, node: NodeProto) -> np.ndarray | None:
+    """float32, the scale of the input times the scale, or the scales, of the weight; None when one isn't quantized."""
+    constants, writers = initializers(model), producers(model)
+    sources = [writers.get(name) for name in node.input[:2]]
+    scales = [
+        numpy_helper.to_array(constants[s.input[1]])
+        for s in sources
+        if s is not None and s.op_type == "DequantizeLinear" and s.input[1] in constants
+    ]
+    return np.asarray(scales[0] * scales[1], np.float32) if len(scales) == 2 else None
+
+
+def store_bias(model: ModelProto, node: NodeProto, steps: np.ndarray, scale: np.ndarray, name: str) -> None:
+    """Give `node` an int32 bias of its own, behind a DequantizeLinear.
+
+    Args:
+        steps: bias in multiples of `scale`; rounded here.
+    """
+    stored = np.clip(np.rint(steps), _INT32.min, _INT32.max).astype(np.int32)
+    inputs = [
+        add_constant(model, f"{name}_int32", stored),
+        add_constant(model, f"{name}_int32_scale", scale),
+        add_constant(model, f"{name}_int32_zero_point", np.zeros(scale.shape, np.int32)),
+    ]
+    real = f"{inputs[0]}_dequantized"
+    axis = {"axis": 0} if scale.ndim else {}
+    dq = helper.make_node("DequantizeLinear", inputs, [real], name=f"{real}_DequantizeLinear", **axis)
+    del node.input[2:]
+    node.input.append(real)
+    model.graph.node.insert(next(i for i, n in enumerate(model.graph.node) if n.name == node.name), dq)

@@ -65,6 +65,7 @@ class Recipe:
     activation_symmetric: bool
     average_ranges: bool
     quantize_bias: bool
+    bias_correction: bool
     smooth_alpha: float | None
     smooth_folding: bool
     weight_overrides: tuple[Override, ...]
@@ -103,6 +104,7 @@ def read_options(config: Any) -> Recipe:
         activation_symmetric=extra.ActivationSymmetric,
         average_ranges=extra.CalibMovingAverage,
         quantize_bias=extra.QuantizeBias,
+        bias_correction=extra.BiasCorrection,
         smooth_alpha=extra.SmoothQuantAlpha if extra.SmoothQuant else None,
         smooth_folding=extra.SmoothQuantFolding,
         weight_overrides=_overrides("weights_tensor_override", extra.weights_tensor_override),
@@ -152,6 +154,7 @@ def _check_meaning(params: Any, recipe: Recipe) -> None:
         ("onnx_extra_options.CrossLayerEqualization", recipe.equalize, sensitive, f"calibrate_method: {SENSITIVITY}"),
         ("onnx_extra_options.Int16Share", recipe.int16_share > 0, sensitive, f"calibrate_method: {SENSITIVITY}"),
         ("onnx_extra_options.Int16Share", recipe.int16_share > 0, recipe.activation_type == "Int8", "activType: Int8"),
+        ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantize_bias, "QuantizeBias: True"),
     ):  # fmt: skip
         if given and not allowed:
             raise QuantizationError(f"quantization.{key} has no meaning here", f"it needs {needed}")

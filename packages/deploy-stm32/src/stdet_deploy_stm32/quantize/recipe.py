@@ -23,6 +23,7 @@ from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.activations import plan_activations
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.calibrate import images
+from stdet_deploy_stm32.quantize.correction import correct_biases
 from stdet_deploy_stm32.quantize.form import Finding, check_form
 from stdet_deploy_stm32.quantize.insert import insert_qdq
 from stdet_deploy_stm32.quantize.normalise import normalise
@@ -100,6 +101,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
+    corrected = correct_biases(floating, quantized, calibration, progress) if recipe.bias_correction else []
     signal = output_sqnr_db(original, quantized, calibration)
     inside = ModelProto.FromString(quantized.SerializeToString())
     set_input_type(quantized, recipe.input_type)
@@ -107,7 +109,9 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     findings = check_form(quantized)
     _refuse_unasked(findings, recipe)
     record = (
-        _record(model, calibration, recipe, quantized, findings, signal) | {"float_joins": list(joins)} | plan.record()
+        _record(model, calibration, recipe, quantized, findings, signal)
+        | {"float_joins": list(joins), "bias_corrected": len(corrected)}
+        | plan.record()
     )
     return Int8(original, floating, inside, quantized, record)
 
@@ -182,7 +186,8 @@ def _record(
 ) -> dict[str, Any]:
     names = ("method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share",
              "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
-             "average_ranges", "quantize_bias", "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
+             "average_ranges", "quantize_bias", "bias_correction",
+             "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
     return {
         "format": "stdet.quantization/1",
         "float_model": {"name": model.name, "sha256": sha256_file(model)},

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.quantize.calibrate import images
-from stdet_deploy_stm32.quantize.differentiate import TorchGraph
+from stdet_deploy_stm32.quantize.differentiate import TorchGraph, one_thread
 from stdet_deploy_stm32.quantize.histogram import CHUNK
 from stdet_deploy_stm32.quantize.ranges import least_error_range, range_error
 from stdet_deploy_stm32.quantize.surgery import producers
@@ -91,16 +91,12 @@ def sensitivities(
     """
     graph = TorchGraph(model)
     found = {name: Sensitivity(*limits, levels) for name, limits in ranges.items()}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in the same order on every machine, and no threads that spin
-    try:
+    with one_thread():
         deviations = _deviations(graph, head_tensors(model), images(model, data))
         if deviations:
             _accumulate(
                 graph, deviations, found, images(model, data), progress or (lambda done, total: None), data.count
             )
-    finally:
-        torch.set_num_threads(threads)
     return found
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.calibrate import images
+from stdet_deploy_stm32.quantize.calibrate import images, watching
 from stdet_deploy_stm32.quantize.surgery import (
     add_constant,
     consumers,
@@ -102,17 +101,11 @@ def _readers(model: ModelProto) -> dict[str, list[_Reader]]:
 def _activation_peaks(model: ModelProto, data: CalibrationData, op_types: dict[str, str]) -> dict[str, np.ndarray]:
     """max|x| by channel over all images."""
     input_name = graph_inputs(model)[0].name
-    watched = ModelProto()
-    watched.CopyFrom(model)
     names = [name for name in op_types if name != input_name]
-    known = {value.name for value in watched.graph.output}
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in known
-    )
-    session = new_session(watched.SerializeToString(), optimize=False)
+    session = watching(model, names) if names else None
     peaks: dict[str, np.ndarray] = {}
     for image in images(model, data):
-        values = dict(zip(names, session.run(names, {input_name: image}) if names else [], strict=True))
+        values = dict(zip(names, session.run(names, {input_name: image}) if session else [], strict=True))
         for name, op_type in op_types.items():
             x = image if name == input_name else values[name]
             channel = 1 if op_type == "Conv" else x.ndim - 1

@@ -44,6 +44,18 @@ def redirect(model: ModelProto, old: str, new: str) -> None:
                 node.input[index] = new
 
 
+def dequantized(dq: NodeProto, model: ModelProto) -> np.ndarray:
+    """The float32 values of a stored weight or bias."""
+    constants = initializers(model)
+    stored, scale = (numpy_helper.to_array(constants[name]).astype(np.float32) for name in dq.input[:2])
+    zero = numpy_helper.to_array(constants[dq.input[2]]).astype(np.float32) if len(dq.input) > 2 else np.float32(0)
+    axis = next((a.i for a in dq.attribute if a.name == "axis"), 1)
+    if scale.ndim:
+        shape = [-1 if i == axis % stored.ndim else 1 for i in range(stored.ndim)]
+        scale, zero = scale.reshape(shape), np.broadcast_to(zero, scale.shape).reshape(shape)
+    return np.asarray((stored - zero) * scale, np.float32)
+
+
 def add_constant(model: ModelProto, name: str, value: np.ndarray) -> str:
     """Add `value` under `name`, or under `name_1`, … when that is taken; returns the name used."""
     taken = initializers(model).keys() | producers(model).keys() | {v.name for v in model.graph.input}
