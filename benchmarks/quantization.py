@@ -25,6 +25,7 @@ METHOD = "quantization.onnx_quant_parameters.calibrate_method"
 EXTRA = "quantization.onnx_extra_options"
 AWARE = f"{EXTRA}.ActivationAwareRanges=True"
 CORRECTED = f"{EXTRA}.BiasCorrection=True"
+SEQUENTIAL = f"{EXTRA}.SequentialMSE=True"
 RECIPES: dict[str, tuple[str, ...]] = {
     "MinMax": (f"{METHOD}=MinMax",),
     "Entropy": (f"{METHOD}=Entropy",),
@@ -37,6 +38,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "Sensitivity, not equalized": (f"{METHOD}=Sensitivity", f"{EXTRA}.CrossLayerEqualization=False"),
     "Sensitivity (default)": (f"{METHOD}=Sensitivity",),
     "Sensitivity, bias corrected": (f"{METHOD}=Sensitivity", CORRECTED),
+    "Sensitivity, sequential MSE": (f"{METHOD}=Sensitivity", SEQUENTIAL),
+    "Sensitivity, both": (f"{METHOD}=Sensitivity", SEQUENTIAL, CORRECTED),
     "Sensitivity, 10 % int16": (f"{METHOD}=Sensitivity", f"{EXTRA}.Int16Share=0.1", "quantization.target_opset=21"),
 }
 

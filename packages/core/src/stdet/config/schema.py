@@ -278,6 +278,9 @@ class OnnxExtraOptions(Section):
         False,
         description="let biases take back what rounded weights shift in the mean of each channel (arXiv 1906.04721)",
     )
+    SequentialMSE: bool = Field(
+        False, description="choose scale and rounding of the weights by what each layer's result loses, layer by layer"
+    )
     SmoothQuant: bool = Field(False, description="move range from activations to weights (arXiv 2211.10438)")
     SmoothQuantAlpha: Share = Field(0.5, description="how much of it")
     SmoothQuantFolding: bool = Field(True, description="fold the factors into the layer before")

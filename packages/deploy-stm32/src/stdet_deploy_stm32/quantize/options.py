@@ -66,6 +66,7 @@ class Recipe:
     average_ranges: bool
     quantize_bias: bool
     bias_correction: bool
+    sequential_mse: bool
     smooth_alpha: float | None
     smooth_folding: bool
     weight_overrides: tuple[Override, ...]
@@ -105,6 +106,7 @@ def read_options(config: Any) -> Recipe:
         average_ranges=extra.CalibMovingAverage,
         quantize_bias=extra.QuantizeBias,
         bias_correction=extra.BiasCorrection,
+        sequential_mse=extra.SequentialMSE,
         smooth_alpha=extra.SmoothQuantAlpha if extra.SmoothQuant else None,
         smooth_folding=extra.SmoothQuantFolding,
         weight_overrides=_overrides("weights_tensor_override", extra.weights_tensor_override),
@@ -155,6 +157,8 @@ def _check_meaning(params: Any, recipe: Recipe) -> None:
         ("onnx_extra_options.Int16Share", recipe.int16_share > 0, sensitive, f"calibrate_method: {SENSITIVITY}"),
         ("onnx_extra_options.Int16Share", recipe.int16_share > 0, recipe.activation_type == "Int8", "activType: Int8"),
         ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantize_bias, "QuantizeBias: True"),
+        ("onnx_extra_options.SequentialMSE", recipe.sequential_mse,
+         recipe.weight_symmetric and recipe.weight_type in ("Int4", "Int8"), "symmetric weights, weightType: Int8 or Int4"),
     ):  # fmt: skip
         if given and not allowed:
             raise QuantizationError(f"quantization.{key} has no meaning here", f"it needs {needed}")

@@ -29,6 +29,7 @@ from stdet_deploy_stm32.quantize.insert import insert_qdq
 from stdet_deploy_stm32.quantize.normalise import normalise
 from stdet_deploy_stm32.quantize.options import Recipe, read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.rounding import refit_weights
 from stdet_deploy_stm32.quantize.smooth import smooth
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, sort_nodes
 from stdet_deploy_stm32.quantize.tail import unlike_joins
@@ -77,7 +78,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     Args:
         calibration: images, preprocessed; they are read one at a time, as often as the options need.
         config: the `quantization` section.
-        progress: called after each calibration image.
+        progress: called after each calibration image, and after each layer that is adjusted.
 
     Raises:
         ArtifactError: `model` can't be read.
@@ -101,7 +102,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
-    corrected = correct_biases(floating, quantized, calibration, progress) if recipe.bias_correction else []
+    adjusted = _adjust(floating, quantized, calibration, recipe, progress)
     signal = output_sqnr_db(original, quantized, calibration)
     inside = ModelProto.FromString(quantized.SerializeToString())
     set_input_type(quantized, recipe.input_type)
@@ -110,10 +111,28 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     _refuse_unasked(findings, recipe)
     record = (
         _record(model, calibration, recipe, quantized, findings, signal)
-        | {"float_joins": list(joins), "bias_corrected": len(corrected)}
+        | {"float_joins": list(joins)}
+        | adjusted
         | plan.record()
     )
     return Int8(original, floating, inside, quantized, record)
+
+
+def _adjust(
+    floating: ModelProto, quantized: ModelProto, data: CalibrationData, recipe: Recipe, progress: Progress | None
+) -> dict[str, Any]:
+    """Improve the stored weights, then the biases, as the options say; what was done, for the record."""
+    record: dict[str, Any] = {}
+    if recipe.sequential_mse:
+        fixed = {o.tensor for o in recipe.weight_overrides if o.scale is not None}
+        costs = refit_weights(floating, quantized, data, fixed, progress)
+        record["refitted"] = {
+            "layers": len(costs),
+            "median_cost": float(np.median(list(costs.values()))) if costs else None,
+        }
+    if recipe.bias_correction:
+        record["bias_corrected"] = len(correct_biases(floating, quantized, data, progress))
+    return record
 
 
 def save_int8(made: Int8, output: Path) -> None:
@@ -186,7 +205,7 @@ def _record(
 ) -> dict[str, Any]:
     names = ("method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share",
              "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
-             "average_ranges", "quantize_bias", "bias_correction",
+             "average_ranges", "quantize_bias", "bias_correction", "sequential_mse",
              "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
     return {
         "format": "stdet.quantization/1",
