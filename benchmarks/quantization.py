@@ -26,6 +26,8 @@ EXTRA = "quantization.onnx_extra_options"
 AWARE = f"{EXTRA}.ActivationAwareRanges=True"
 CORRECTED = f"{EXTRA}.BiasCorrection=True"
 SEQUENTIAL = f"{EXTRA}.SequentialMSE=True"
+HALF_INT4 = (f"{EXTRA}.Int4Share=0.5", "quantization.target_opset=21")
+ALL_INT4 = (f"{EXTRA}.Int4Share=1.0", "quantization.target_opset=21")
 RECIPES: dict[str, tuple[str, ...]] = {
     "MinMax": (f"{METHOD}=MinMax",),
     "Entropy": (f"{METHOD}=Entropy",),
@@ -40,6 +42,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "Sensitivity, bias corrected": (f"{METHOD}=Sensitivity", CORRECTED),
     "Sensitivity, sequential MSE": (f"{METHOD}=Sensitivity", SEQUENTIAL),
     "Sensitivity, both": (f"{METHOD}=Sensitivity", SEQUENTIAL, CORRECTED),
+    "Sensitivity, half int4": (f"{METHOD}=Sensitivity", *HALF_INT4),
+    "Sensitivity, half int4, both": (f"{METHOD}=Sensitivity", *HALF_INT4, SEQUENTIAL, CORRECTED),
+    "Sensitivity, all int4": (f"{METHOD}=Sensitivity", *ALL_INT4),
+    "Sensitivity, all int4, both": (f"{METHOD}=Sensitivity", *ALL_INT4, SEQUENTIAL, CORRECTED),
     "Sensitivity, 10 % int16": (f"{METHOD}=Sensitivity", f"{EXTRA}.Int16Share=0.1", "quantization.target_opset=21"),
 }
 

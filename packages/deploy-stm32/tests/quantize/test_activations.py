@@ -41,6 +41,8 @@ def test_the_default_method_is_sensitivity_and_equalizes(section: Section) -> No
         ({"activType": "UInt8"}, {"Int16Share": 0.1}, "Int16Share has no meaning"),
         ({}, {"ActivationAwareRanges": True}, "ActivationAwareRanges has no meaning"),
         ({}, {"Int16Share": 0.1}, "needs opset 21"),
+        ({}, {"Int4Share": 0.1}, "needs opset 21"),
+        ({"weightType": "Int16"}, {"Int4Share": 0.1}, "Int4Share has no meaning"),
         ({"calibrate_method": "Sensitive"}, {}, "allowed: MinMax, Entropy, Percentile, MSE, Sensitivity"),
     ],
 )

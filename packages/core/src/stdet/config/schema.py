@@ -272,6 +272,9 @@ class OnnxExtraOptions(Section):
     Int16Share: Share = Field(
         0.0, description="share of activation bytes that may become int16, worst tensors first; needs target_opset 21"
     )
+    Int4Share: Share = Field(
+        0.0, description="share of the weight bytes that become int4, least sensitive first; needs target_opset 21"
+    )
     CalibMovingAverage: bool = Field(False, description="average the ranges of the images (MinMax)")
     QuantizeBias: bool = Field(True, description="int32 bias")
     BiasCorrection: bool = Field(

@@ -20,7 +20,8 @@ from stdet_deploy_stm32.quantize.surgery import consumers, graph_inputs, initial
 CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the weight that gets one scale a channel; Gemm and MatMul depend on their transposition."""
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that multiply with weights."""
 _FREE = QDQ | VIEWS | FUSED | {"Constant"}
 
 
@@ -71,7 +72,7 @@ class _Checker:
         for node in self.model.graph.node:
             if node.op_type in QDQ:
                 found += self.check_activation_type(node)
-            elif node.op_type in _WEIGHTED and self.has_weight(node):
+            elif node.op_type in WEIGHTED and self.has_weight(node):
                 found += [*self.check_weight(node), *self.check_bias(node), *self.check_float(node)]
             elif node.op_type not in _FREE:
                 found += self.check_float(node)

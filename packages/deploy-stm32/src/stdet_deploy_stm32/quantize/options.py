@@ -52,6 +52,7 @@ class Recipe:
     activation_aware: bool
     equalize: bool
     int16_share: float
+    int4_share: float
     per_channel: bool
     target_opset: int
     input_type: str
@@ -92,6 +93,7 @@ def read_options(config: Any) -> Recipe:
         activation_aware=extra.ActivationAwareRanges,
         equalize=method == SENSITIVITY if extra.CrossLayerEqualization is None else extra.CrossLayerEqualization,
         int16_share=extra.Int16Share,
+        int4_share=extra.Int4Share,
         per_channel=choose("granularity", config.granularity, ("per_channel", "per_tensor")) == "per_channel",
         target_opset=config.target_opset,
         input_type=choose("quantization_input_type", config.quantization_input_type, IO_TYPES),
@@ -156,6 +158,8 @@ def _check_meaning(params: Any, recipe: Recipe) -> None:
         ("onnx_extra_options.CrossLayerEqualization", recipe.equalize, sensitive, f"calibrate_method: {SENSITIVITY}"),
         ("onnx_extra_options.Int16Share", recipe.int16_share > 0, sensitive, f"calibrate_method: {SENSITIVITY}"),
         ("onnx_extra_options.Int16Share", recipe.int16_share > 0, recipe.activation_type == "Int8", "activType: Int8"),
+        ("onnx_extra_options.Int4Share", recipe.int4_share > 0, recipe.weight_type == "Int8" and recipe.per_channel,
+         "weightType: Int8 and granularity: per_channel"),
         ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantize_bias, "QuantizeBias: True"),
         ("onnx_extra_options.SequentialMSE", recipe.sequential_mse,
          recipe.weight_symmetric and recipe.weight_type in ("Int4", "Int8"), "symmetric weights, weightType: Int8 or Int4"),
@@ -187,7 +191,9 @@ def _check_combinations(recipe: Recipe) -> None:
         )
     overrides = (*recipe.weight_overrides, *recipe.activation_overrides)
     types = (recipe.weight_type, recipe.activation_type, *(o.quant_type for o in overrides if o.quant_type))
-    wide = [name for name in types if not name.endswith("8")] + ["Int16Share"] * (recipe.int16_share > 0)
+    wide = [name for name in types if not name.endswith("8")] + [
+        name for name, share in (("Int16Share", recipe.int16_share), ("Int4Share", recipe.int4_share)) if share > 0
+    ]
     if wide and recipe.target_opset < _OPSET_OF_4_AND_16_BITS:
         raise QuantizationError(
             f"{wide[0]} needs opset {_OPSET_OF_4_AND_16_BITS}; quantization.target_opset is {recipe.target_opset}",

@@ -13,6 +13,7 @@ from onnxruntime.quantization import quant_pre_process
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.graph import dynamic_dimensions, fix_batch, load_model
 from stdet_deploy_stm32.host import new_session, random_inputs
+from stdet_deploy_stm32.quantize.form import WEIGHTED
 from stdet_deploy_stm32.quantize.surgery import add_constant, graph_inputs, initializers, is_quantized, opset
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def own_weights(model: ModelProto) -> None:
     """
     constants, taken = initializers(model), set[str]()
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if node.op_type not in WEIGHTED:
             continue
         for index in range(1, len(node.input)):
             name = node.input[index]

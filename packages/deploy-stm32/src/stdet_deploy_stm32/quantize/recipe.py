@@ -28,6 +28,7 @@ from stdet_deploy_stm32.quantize.form import Finding, check_form
 from stdet_deploy_stm32.quantize.insert import insert_qdq
 from stdet_deploy_stm32.quantize.normalise import normalise
 from stdet_deploy_stm32.quantize.options import Recipe, read_options
+from stdet_deploy_stm32.quantize.precision import int4_weights
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.rounding import refit_weights
 from stdet_deploy_stm32.quantize.smooth import smooth
@@ -95,6 +96,8 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         floating = smooth(floating, calibration, recipe.smooth_alpha, recipe.smooth_folding)
     plan = plan_activations(floating, calibration, recipe, progress)
     floating, ranges, recipe = plan.model, plan.ranges, plan.recipe
+    narrow, narrow_share = int4_weights(floating, calibration, recipe, progress)
+    recipe = dataclasses.replace(recipe, weight_overrides=(*recipe.weight_overrides, *narrow))
     if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     # An integer output needs the whole tail quantized; a float one is better off without.
@@ -112,6 +115,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     record = (
         _record(model, calibration, recipe, quantized, findings, signal)
         | {"float_joins": list(joins)}
+        | {"int4": {"tensors": [o.tensor for o in narrow], "share_of_weight_bytes": round(narrow_share, 4)}}
         | adjusted
         | plan.record()
     )
@@ -171,13 +175,19 @@ def asked_deviations(recipe: Recipe) -> set[str]:
     overridden = {o.quant_type for o in recipe.activation_overrides}
     if recipe.activation_type != "Int8" or overridden - {None, "Int8"}:
         asked.add("activation-type")
-    if not recipe.quantize_bias or recipe.activation_overrides or recipe.weight_overrides:
+    weights = recipe.weight_overrides
+    types = {recipe.weight_type, *(o.quant_type or recipe.weight_type for o in weights)}
+    if not recipe.quantize_bias or recipe.activation_overrides or any(o.axis is None for o in weights):
         asked.add("bias")
-    if recipe.weight_type != "Int8" or recipe.weight_overrides:
+    if types != {"Int8"}:
         asked.add("weight-type")
-    if not recipe.weight_symmetric or recipe.weight_type.startswith("U") or recipe.weight_overrides:
+    if (
+        not recipe.weight_symmetric
+        or any(t.startswith("U") for t in types)
+        or any(any(o.zero_point or ()) for o in weights)
+    ):
         asked.add("weight-asymmetric")
-    if not recipe.per_channel or recipe.weight_overrides:
+    if not recipe.per_channel or any(o.axis is None for o in weights):
         asked.add("weight-per-tensor")
     if recipe.nodes or recipe.exclude or recipe.op_types:
         asked |= {"weight-float", "bias"}
@@ -203,7 +213,7 @@ def _record(
     findings: list[Finding],
     signal: dict[str, float],
 ) -> dict[str, Any]:
-    names = ("method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share",
+    names = ("method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share", "int4_share",
              "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
              "average_ranges", "quantize_bias", "bias_correction", "sequential_mse",
              "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
