@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from stdet.config.schema import Quantization
 from stdet.errors import ArtifactError, QuantizationError
@@ -102,6 +105,103 @@ def test_an_impossible_budget_gives_the_best_there_is_and_says_so(search: Callab
     assert not found["within_budget"]
     (chosen,) = (t for t in found["trials"] if t["label"] == found["chosen"])
     assert chosen["score"] == max(t["score"] for t in found["trials"])
+
+
+def test_what_costs_the_device_nothing_comes_before_int16_and_nothing_comes_after_success(
+    search: Callable[..., dict],
+) -> None:
+    hopeless = search(0.0, max_int16_share=0.2)
+    labels = [t["label"] for t in hopeless["trials"]]
+    best = max(hopeless["trials"][: len(candidates())], key=lambda t: t["score"])["label"]
+    added = [label.removeprefix(f"{best} + ") for label in labels[len(candidates()) :]]
+    free = ["BiasCorrection", "SequentialMSE", "SequentialMSE + BiasCorrection"]
+    free = free if best == "Sensitivity" else ["ActivationAwareRanges", *free]
+    assert added[: len(free)] == free
+    assert all("16" in label for label in added[len(free) :])
+    improved = [t for t in hopeless["trials"] if t["label"] in {f"{best} + {name}" for name in free}]
+    (before,) = (t for t in hopeless["trials"] if t["label"] == best)
+    first = next(t for t in improved if t["score"] > before["score"])
+    found = search(100 * (1 - first["score"]), "enough")
+    assert found["within_budget"]
+    assert [t["label"] for t in found["trials"]][-1] == found["chosen"] == first["label"]
+
+
+def test_int16_share_is_tried_within_the_allowed_share(search: Callable[..., dict]) -> None:
+    found = search(0.0, max_int16_share=0.4)
+    tried = [t for t in found["trials"] if "Int16Share" in t["label"]]
+    if any("Int16Share" in text for text in found["left_out"]):  # the best method has none
+        assert not tried
+    else:
+        assert tried
+    assert all(t["int16_share"] <= 0.4 for t in tried)
+
+
+def test_a_real_kill_loses_nothing_finished_and_leaves_nothing_that_looks_finished(saved: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the fourth trial, when its file is written and being scored."""
+
+    def run(name: str, journal: str, kill_at: int) -> int:
+        words = [str(saved), str(tmp_path / name / "q.onnx"), str(tmp_path / journal), str(kill_at)]
+        return subprocess.run([sys.executable, "-c", SEARCH_TO_KILL, *words], check=False, timeout=300).returncode
+
+    def scored(journal: str) -> list[str]:
+        return (tmp_path / f"{journal}.calls").read_text().split()
+
+    assert run("killed", "journal", 4) == -signal.SIGKILL
+    finished = list((tmp_path / "journal").iterdir())
+    assert len(scored("journal")) == len(finished) == 3
+    assert all(json.loads(path.read_text())["result"]["score"] >= 0 for path in finished)
+    visible = [
+        p for p in (tmp_path / "killed").rglob("*") if not p.relative_to(tmp_path / "killed").parts[0].startswith(".")
+    ]
+    assert not visible
+
+    assert run("resumed", "journal", 0) == 0
+    assert run("straight", "other", 0) == 0
+    assert scored("journal") == scored("other")  # each model was scored to its end once, over both runs
+    resumed, straight = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("resumed", "straight"))
+    for document in (resumed, straight):
+        for trial in document["trials"]:
+            del trial["seconds"]
+    assert resumed == straight
+    assert [
+        numpy_helper.to_array(t).tobytes() for t in onnx.load(tmp_path / "resumed" / "q.onnx").graph.initializer
+    ] == [numpy_helper.to_array(t).tobytes() for t in onnx.load(tmp_path / "straight" / "q.onnx").graph.initializer]
+
+
+SEARCH_TO_KILL = """
+import hashlib, os, signal, sys
+from pathlib import Path
+import numpy as np
+from stdet.config.schema import Quantization
+from stdet.interfaces.deploy import CalibrationData, Evaluator
+from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize.modes import Job, run_mode
+
+model, output, journal, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+images = [np.random.default_rng(i).integers(0, 256, (1, 3, 16, 16)).astype(np.float32) for i in range(4)]
+calls = 0
+
+def run(path):
+    session = new_session(path)
+    return np.concatenate([session.run(None, {"image": image})[0] for image in images])
+
+def score(path):
+    global calls
+    calls += 1
+    if calls == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(f"{journal}.calls", "a") as log:
+        log.write(hashlib.sha256(run(path).tobytes()).hexdigest() + "\\n")
+    real = run(model)
+    return 1 - float(np.sqrt(np.square(run(path) - real).sum() / np.square(real).sum()))
+
+config = Quantization.model_validate(
+    {"operating_mode": "full_auto", "max_drop": 0.0,
+     "iterative_quant_parameters": {"inspection_images": 2, "max_trials": 10}}
+)
+data = CalibrationData(lambda: iter(images), len(images), "digest", "noise")
+run_mode(Job(model, output, data, config, None, Evaluator(score, "AP50", "judge", journal)))
+"""
 
 
 def test_no_trial_beyond_the_int16_share_is_kept(search: Callable[..., dict]) -> None:

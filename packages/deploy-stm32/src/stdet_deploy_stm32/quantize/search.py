@@ -1,4 +1,4 @@
-"""The search of `full_auto`: methods first, all in int8; then int16 for the tensors that the outputs suffer from most.
+"""The search of `full_auto`: methods first, then what improves the best one and is still int8, then int16 activations.
 
 Every finished trial is a file of its own in the journal, named by the hash of all that decides its score, so a search
 that was stopped goes on where it was, and a changed model, image or option never meets an old score.
@@ -34,6 +34,15 @@ log = logging.getLogger(__name__)
 
 TRIAL_FORMAT = "stdet.trial/1"
 _INT16_OPSET = 21
+_IMPROVEMENTS: tuple[dict[str, Any], ...] = (
+    {"ActivationAwareRanges": True},
+    {"BiasCorrection": True},
+    {"SequentialMSE": True},
+    {"SequentialMSE": True, "BiasCorrection": True},
+)
+"""Extra options that cost the device nothing, those first that take least time."""
+_PARTS = (0.25, 0.5, 1.0)
+"""Of `max_int16_share`, tried as `Int16Share`."""
 
 
 @dataclass(frozen=True)
@@ -64,31 +73,26 @@ def search(
 ) -> Found:
     """Find the recipe with the fewest int16 bytes that loses at most `config.max_drop` points against float.
 
-    Writes `search.json` and `search.png` into `folder`. Scores at most `iterative_quant_parameters.max_trials` models.
-    When nothing is within the budget, the best of what was tried is returned: whoever asked judges it.
+    All methods are scored. What follows is tried on the best one, and only until the budget holds: `_IMPROVEMENTS`, then
+    `Int16Share`, then int16 for the tensors that a ranking names. Writes `search.json` and `search.png` into `folder`.
+    Scores at most `iterative_quant_parameters.max_trials` models. When nothing is within the budget, the best of what was
+    tried is returned: whoever asked judges it.
     """
     run = _Search(model, folder, calibration, config, evaluator, progress)
     floating = run.score("float", lambda: evaluator.score(model), {})["score"]
     target = floating - config.max_drop / 100
-    left_out = []
     for label, changes in candidates().items():
-        try:
-            read_options(changed(config, changes))
-        except QuantizationError as error:  # the config's own options don't go with this method
-            left_out.append(f"{label}: {error.message}")
-            continue
-        run.trial(label, changes)
+        run.attempt(label, changes)
     if not run.trials:
-        raise QuantizationError("no method goes with the options of the config: " + "; ".join(left_out))
-    best = max(run.trials, key=lambda t: t["score"])
-    if best["score"] < target:
-        _widen(run, best, target)
+        raise QuantizationError("no method goes with the options of the config: " + "; ".join(run.left_out))
+    if run.best()["score"] < target:
+        _improve(run, run.best(), target)
+    best = run.best()
+    for spend in (_share_int16, _widen):
+        if run.best()["score"] < target:
+            spend(run, best, target)
     good = [t for t in run.trials if t["score"] >= target]
-    chosen = (
-        min(good, key=lambda t: (t["int16_share"], -t["score"]))
-        if good
-        else max(run.trials, key=lambda t: (t["score"], -t["int16_share"]))
-    )
+    chosen = min(good, key=lambda t: (t["int16_share"], -t["score"])) if good else run.best()
     document = {
         "format": "stdet.search/1",
         "metric": evaluator.metric,
@@ -97,15 +101,38 @@ def search(
         "within_budget": bool(good),
         "chosen": chosen["label"],
         "trials": run.trials,
-        "left_out": left_out,
+        "left_out": run.left_out,
     }
     write_json(folder / "search.json", document)
     plot_search(run.trials, floating, config.max_drop, evaluator.metric, folder / "search.png")
     return Found(changed(config, chosen["changes"]), document, _table(document))
 
 
+def _improve(run: _Search, best: dict[str, Any], target: float) -> None:
+    """The best recipe with each of `_IMPROVEMENTS`."""
+    for extra in _IMPROVEMENTS:
+        if run.left() and any(getattr(run.config.onnx_extra_options, k) != v for k, v in extra.items()):
+            trial = run.attempt(" + ".join((best["label"], *extra)), _with_extra(best["changes"], extra))
+            if trial is not None and trial["score"] >= target:
+                return
+
+
+def _share_int16(run: _Search, best: dict[str, Any], target: float) -> None:
+    """The best recipe with growing `Int16Share`."""
+    most = run.config.iterative_quant_parameters.max_int16_share
+    for share in (part * most for part in _PARTS):
+        if not run.left() or not share:
+            return
+        changes = _with_extra(best["changes"], {"Int16Share": share}) | _opset_21(run.config)
+        trial = run.attempt(f"{best['label']} + Int16Share {share:g}", changes)
+        if trial is None or (trial["int16_share"] <= most and trial["score"] >= target):
+            return
+        if trial["int16_share"] > most:
+            run.drop(trial)
+
+
 def _widen(run: _Search, best: dict[str, Any], target: float) -> None:
-    """int16 for the worst 1, 2, 4, ... tensors of the best int8 recipe, then halve the last step."""
+    """int16 for the worst 1, 2, 4, ... tensors of the best recipe, then halve the last step."""
     parameters = run.config.iterative_quant_parameters
     order = run.ranking(best)
     low, high, count = 0, None, 1
@@ -132,13 +159,15 @@ def _int16(changes: dict[str, Any], config: Any, tensors: list[str]) -> dict[str
     given = [list(entry) for entry in config.onnx_extra_options.activations_tensor_override or ()]
     named = {entry[0] for entry in given}
     override = given + [[name, {"quant_type": "Int16"}] for name in tensors if name not in named]
-    return merged(
-        changes,
-        {
-            "target_opset": max(_INT16_OPSET, config.target_opset),
-            "onnx_extra_options": {"activations_tensor_override": override},
-        },
-    )
+    return _with_extra(changes, {"activations_tensor_override": override}) | _opset_21(config)
+
+
+def _with_extra(changes: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    return merged(changes, {"onnx_extra_options": extra})
+
+
+def _opset_21(config: Any) -> dict[str, Any]:
+    return {"target_opset": max(_INT16_OPSET, config.target_opset)}
 
 
 @dataclass
@@ -150,6 +179,7 @@ class _Search:
     evaluator: Evaluator
     progress: Progress | None
     trials: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.base = {
@@ -162,6 +192,19 @@ class _Search:
 
     def left(self) -> int:
         return self.config.iterative_quant_parameters.max_trials - len(self.trials)
+
+    def best(self) -> dict[str, Any]:
+        """Of all trials; of equal ones the one with fewer int16 bytes."""
+        return max(self.trials, key=lambda t: (t["score"], -t["int16_share"]))
+
+    def attempt(self, label: str, changes: dict[str, Any]) -> dict[str, Any] | None:
+        """As `trial`; None, and noted, when these options don't go with those of the config or with each other."""
+        try:
+            read_options(changed(self.config, changes))
+        except QuantizationError as error:
+            self.left_out.append(f"{label}: {error.message}")
+            return None
+        return self.trial(label, changes)
 
     def trial(self, label: str, changes: dict[str, Any]) -> dict[str, Any]:
         """Quantize with `changes` and score, unless the journal knows the score.
