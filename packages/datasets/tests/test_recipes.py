@@ -14,7 +14,7 @@ from stdet.interfaces.transform import TransformContext
 from stdet.structures import Preprocess, Sample
 from stdet_datasets import ssd_recipe
 from stdet_datasets.geometry import paste, random_affine, shift, warp_boxes
-from stdet_datasets.options import YoloxAugmentation
+from stdet_datasets.options import SsdAugmentation, YoloxAugmentation
 from stdet_datasets.ssd_recipe import SsdRecipe, _ious, distort, expansion, iou_crop
 from stdet_datasets.yolox_recipe import YoloxRecipe, change_hsv
 
@@ -138,12 +138,14 @@ def test_expansion_keeps_the_image_on_its_canvas() -> None:
     assert max(height for (height, _), _ in seen) > 180
 
 
-def test_the_colours_of_fill_are_not_distorted() -> None:
+@pytest.mark.parametrize(("probability", "least", "most"), [(None, 8, 22), (0.0, 0, 0), (1.0, 26, 30)])
+def test_the_colours_of_fill_are_not_distorted(probability: float | None, least: int, most: int) -> None:
     preprocess = Preprocess(160, 160, pad_value=114)
     sample = Sample(np.full((60, 60, 3), 30, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    corners = [SsdRecipe()(sample, context(seed, preprocess=preprocess)).image[::159, ::159] for seed in range(30)]
+    recipe = SsdRecipe(None if probability is None else SsdAugmentation(expand_prob=probability))
+    corners = [recipe(sample, context(seed, preprocess=preprocess)).image[::159, ::159] for seed in range(30)]
     filled = sum((c == 114).all(2).any() for c in corners)
-    assert 8 <= filled <= 22  # half of the images are expanded, and hardly one of those reaches all four corners
+    assert least <= filled <= most  # by default half are expanded, and hardly one of those reaches all four corners
 
 
 def filled(value: int) -> Sample:

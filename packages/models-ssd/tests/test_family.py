@@ -48,4 +48,5 @@ def test_the_training_defaults_leave_the_learning_rate_alone() -> None:
         "base_net_lr": None,
         "extra_layers_lr": None,
         "match_threshold": 0.5,
+        "forced_priors": "first",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from stdet.interfaces.detector import Targets
 from stdet.structures import DetectorSpec
-from stdet_models_ssd.family import SSD
+from stdet_models_ssd.family import SSD, ForcedPriors
 from stdet_models_ssd.matching import force_priors, match
 from stdet_models_ssd.mobilenet_v1 import build_ssd
 from stdet_models_ssd.priors import corners, priors_in_pixels
@@ -53,9 +54,12 @@ def slow_forced(iou: list[list[float]]) -> list[int]:
     return forced
 
 
-def slow_labels(iou: list[list[float]], labels: list[int], threshold: float) -> list[tuple[int, int]]:
-    """(label, box) of each prior, -1 where there is no box."""
+def slow_labels(
+    iou: list[list[float]], labels: list[int], threshold: float, every: bool = False
+) -> list[tuple[int, int]]:
+    """(label, box) of each prior, -1 where there is no box; `every`: boxes without a prior of their own share the best."""
     forced = slow_forced(iou)
+    weak = [box for box, row in enumerate(iou) if 0 < max(row) < threshold] if every else []
     found = []
     for prior in range(len(PRIORS)):
         if prior in forced:
@@ -63,6 +67,11 @@ def slow_labels(iou: list[list[float]], labels: list[int], threshold: float) -> 
             found.append((labels[box] + 1, box))
             continue
         best = max(range(len(iou)), key=lambda b: (iou[b][prior], -b))
+        equals = [box for box in weak if iou[box][prior] >= 0.999 * max(iou[box])]
+        if iou[best][prior] < threshold and equals:
+            box = max(equals, key=lambda b: (iou[b][prior], -b))
+            found.append((labels[box] + 1, box))
+            continue
         found.append((labels[best] + 1, best) if iou[best][prior] >= threshold else (0, -1))
     return found
 
@@ -89,13 +98,19 @@ def targets_of(batch: list[list[Box]]) -> Targets:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(boxes_strategy, min_size=1, max_size=3), st.sampled_from([0.3, 0.5, 0.7]))
-def test_labels_and_boxes_are_those_of_the_slow_oracle(batch: list[list[Box]], threshold: float) -> None:
-    matches = match(PRIORS, targets_of(batch), SIZE, threshold)
+@given(
+    st.lists(boxes_strategy, min_size=1, max_size=3),
+    st.sampled_from([0.3, 0.5, 0.7]),
+    st.sampled_from(get_args(ForcedPriors)),
+)
+def test_labels_and_boxes_are_those_of_the_slow_oracle(
+    batch: list[list[Box]], threshold: float, forced: ForcedPriors
+) -> None:
+    matches = match(PRIORS, targets_of(batch), SIZE, threshold, forced)
     edges = [tuple(row) for row in corners(PRIORS).tolist()]
     for image, boxes in enumerate(batch):
         iou = [[slow_iou(box, edge) if usable(box) else 0.0 for edge in edges] for box in boxes]
-        for prior, (label, box) in enumerate(slow_labels(iou, list(range(len(boxes))), threshold)):
+        for prior, (label, box) in enumerate(slow_labels(iou, list(range(len(boxes))), threshold, forced == "all")):
             assert int(matches.labels[image, prior]) == label
             if label:
                 assert matches.boxes[image, prior].tolist() == list(map(float, boxes[box]))
@@ -123,6 +138,22 @@ def test_equal_boxes_each_keep_a_prior() -> None:
 def test_a_box_that_no_prior_covers_well_still_has_one() -> None:
     matches = match(PRIORS, targets_of([[(50, 50, 52, 51)]]), SIZE, 0.5)
     assert int((matches.labels > 0).sum()) == 1
+
+
+def test_a_box_inside_many_priors_can_have_them_all_wherever_rounding_falls() -> None:
+    priors = priors_in_pixels(300, 300, SSD.strides, torch.device("cpu"))
+    counts = []
+    for left in (150.1, 150.2, 150.3):
+        targets = targets_of([[(left, 140.0, left + 18, 164.0)]])
+        first, every = (match(priors, targets, (300, 300), 0.5, forced).labels[0] > 0 for forced in ("first", "all"))
+        inside = (corners(priors)[:, :2] <= targets.boxes[0, 0, :2]) & (
+            targets.boxes[0, 0, 2:] <= corners(priors)[:, 2:]
+        )
+        smallest = inside.all(1) & (priors[:, 2:].prod(1) < 3601)
+        assert int(first.sum()) == 1
+        assert every.tolist() == smallest.tolist()
+        counts.append(int(every.sum()))
+    assert min(counts) > 10
 
 
 def test_boxes_outside_the_image_and_without_area_match_nothing() -> None:

@@ -19,6 +19,15 @@ class SyntheticOptions(Options):
     max_objects: int = Field(6, ge=1, le=50, description="most objects in an image; some images have none")
 
 
+class SsdAugmentation(Options):
+    """Keys of the `ssd` recipe."""
+
+    expand_prob: Probability = Field(
+        0.5,
+        description="probability of laying the image on a canvas of up to four times its sides, which makes objects smaller",
+    )
+
+
 class YoloxAugmentation(Options):
     """Keys of the `yolox` recipe."""
 

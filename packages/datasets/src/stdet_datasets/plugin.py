@@ -45,4 +45,5 @@ def stdet_register_transforms(register: Register) -> None:
         "ssd",
         "stdet_datasets.ssd_recipe:SsdRecipe",
         "training recipe: photometric distortion, expand, IoU crop, mirror, resize",
+        options="stdet_datasets.options:SsdAugmentation",
     )

@@ -10,6 +10,7 @@ from stdet.interfaces.family import Options
 from stdet.interfaces.transform import Transform, TransformContext
 from stdet.structures import Preprocess, Sample
 from stdet_datasets.geometry import clip_boxes, flip_boxes
+from stdet_datasets.options import SsdAugmentation
 
 CROP_MIN_IOUS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 """None leaves the image whole; 0.0 takes any crop that keeps an object."""
@@ -25,12 +26,12 @@ class SsdRecipe(Transform):
     """
 
     def __init__(self, options: Options | None = None) -> None:
-        """The recipe has no options of its own."""
+        self._expand_prob = (options if isinstance(options, SsdAugmentation) else SsdAugmentation()).expand_prob
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
         rng, preprocess = context.rng, context.preprocess
         canvas, offset = (sample.height, sample.width), np.zeros(2, np.int64)
-        if rng.random() < 0.5:
+        if rng.random() < self._expand_prob:
             canvas, offset = expansion(canvas, rng)
         crop, kept = iou_crop(canvas, sample.boxes + np.tile(offset, 2), rng)
         place = crop - np.tile(offset, 2)  # in the image's own pixels; parts outside it are fill

@@ -51,7 +51,7 @@ class Ssd(Detector):
     over levels, y, x, prior. Softmax and box decoding happen outside the graph, in `decode` and on the device.
 
     Attributes:
-        match_threshold: IoU from which a prior learns a box; a training setting, see `use_training_options`.
+        match_threshold, forced_priors: training settings of `SsdTrainingOptions`; see `use_training_options`.
         priors: the priors of the spec's size, for whoever writes them down (checkpoints, firmware). Loss and decoding
             compute theirs from the size that was fed.
     """
@@ -85,7 +85,8 @@ class Ssd(Detector):
                 f"set model.input_shape to at least {SSD.min_size} a side",
             )
         self.spec = spec
-        self.match_threshold = SsdTrainingOptions().match_threshold
+        training = SsdTrainingOptions()
+        self.match_threshold, self.forced_priors = training.match_threshold, training.forced_priors
         priors = torch.from_numpy(make_priors(height, width, spec.strides).copy())
         self.register_buffer("priors", priors, persistent=store_priors)
         channels = [*base_net.out_channels]
@@ -127,7 +128,7 @@ class Ssd(Detector):
         logits, offsets = raw[0].float(), raw[1].float()
         size = (raw[2].shape[-2], raw[2].shape[-1])
         priors = priors_in_pixels(*size, self.spec.strides, offsets.device)
-        matches = match(priors, targets, size, self.match_threshold)
+        matches = match(priors, targets, size, self.match_threshold, self.forced_priors)
         positive = matches.labels > 0
         encoded = encode(matches.boxes, priors)[positive]
         classification, regression = multibox_loss(logits, offsets, matches.labels, encoded)
@@ -145,9 +146,10 @@ class Ssd(Detector):
         """Take the family's training options that the loss depends on. They are no part of the spec: two trainings of one
         network may differ in them."""
         self.match_threshold = options.match_threshold
+        self.forced_priors = options.forced_priors
 
     def hard_to_assign(self, boxes: Tensor) -> Tensor:
-        """Boxes that no prior overlaps by `match_threshold`: they learn through the one prior that is forced on them."""
+        """Boxes that no prior overlaps by `match_threshold`: they learn through `forced_priors` alone."""
         priors = corners(priors_in_pixels(*self.spec.preprocess.size, self.spec.strides, boxes.device))
         best = [overlaps(part[None], priors)[0].amax(1) for part in boxes.split(256)]
         return torch.cat([boxes.new_zeros(0), *best]) < self.match_threshold

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.structures import Preprocess
+
+ForcedPriors = Literal["first", "all"]
 
 
 class SsdModelOptions(Options):
@@ -30,6 +34,11 @@ class SsdTrainingOptions(Options):
     )
     match_threshold: float = Field(
         0.5, gt=0, le=1, description="IoU from which a prior learns a box; IoU_eval_thresh only scores"
+    )
+    forced_priors: ForcedPriors = Field(
+        "first",
+        description="what a box learns through that no prior overlaps by match_threshold: the first of the priors that it "
+        "overlaps most, or all of them, so that objects much smaller than the priors are learned, too",
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stdet.interfaces.detector import Targets
+from stdet_models_ssd.family import ForcedPriors
 from stdet_models_ssd.priors import corners
 
 
@@ -22,16 +23,23 @@ class Matches:
     boxes: Tensor
 
 
-def match(priors: Tensor, targets: Targets, input_size: tuple[int, int], threshold: float) -> Matches:
+def match(
+    priors: Tensor, targets: Targets, input_size: tuple[int, int], threshold: float, forced: ForcedPriors = "first"
+) -> Matches:
     """Give every prior its box or the background.
 
     A prior takes the box that it overlaps most when the IoU is at least `threshold`. Every box has one prior by force,
     whatever the IoU (see `force_priors`). Boxes without area or wholly outside the input match nothing.
 
+    A box smaller than the smallest priors lies inside many, with the same IoU, and `force_priors` gives it the first of
+    them, wherever that is; the others, which look alike, learn that there is nothing. `forced="all"` gives such a box,
+    which overlaps no prior by `threshold`, every prior that it overlaps most and that has no better use.
+
     Args:
         priors: float32 (P, 4), cx, cy, w, h, pixels.
         targets: boxes in pixels of the input.
         input_size: (height, width), pixels.
+        forced: `first`, as the reference, or `all`.
     """
     batch, count = targets.labels.shape
     if count == 0:
@@ -41,10 +49,14 @@ def match(priors: Tensor, targets: Targets, input_size: tuple[int, int], thresho
     # A box of zeros overlaps nothing.
     iou = overlaps(boxes * usable(boxes, targets.valid, input_size)[..., None], corners(priors))
     best, box_of = iou.max(1)
-    forced = force_priors(iou)
-    image, box = (forced >= 0).nonzero(as_tuple=True)
-    box_of[image, forced[image, box]] = box
-    best[image, forced[image, box]] = 1
+    if forced == "all":
+        weak, weak_box = _as_good_as_best(iou, threshold).max(1)
+        taken = (best < threshold) & (weak > 0)
+        box_of, best = torch.where(taken, weak_box, box_of), best.masked_fill(taken, 1)
+    prior_of = force_priors(iou)
+    image, box = (prior_of >= 0).nonzero(as_tuple=True)
+    box_of[image, prior_of[image, box]] = box
+    best[image, prior_of[image, box]] = 1
     labels = torch.where(best >= threshold, targets.labels.gather(1, box_of) + 1, 0)
     return Matches(labels, boxes.gather(1, box_of[..., None].expand(-1, -1, 4)))
 
@@ -66,6 +78,15 @@ def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     shared = width.mul_(height)
     union = ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)).sub_(shared)
     return shared.div_(union.clamp_(min=1e-9))
+
+
+def _as_good_as_best(iou: Tensor, threshold: float) -> Tensor:
+    """`iou` (B, M, P) where a box overlaps no prior by `threshold` and this one as much as any; else 0.
+
+    A box inside a prior overlaps it by the ratio of their areas, wherever it lies: rounding must not choose among equals.
+    """
+    most = iou.amax(2, keepdim=True)
+    return iou.masked_fill((most >= threshold) | (iou < (1 - 1e-3) * most), 0)
 
 
 def force_priors(iou: Tensor) -> Tensor:
