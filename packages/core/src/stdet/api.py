@@ -98,9 +98,9 @@ def config_yaml(config: Config) -> str:
 
 def config_schema(config: Config | None = None) -> dict[str, Any]:
     """JSON Schema of the config dialect: with the keys of every installed component, or of those that `config` uses."""
-    from stdet.config import schema
+    from stdet.config import to_json_schema
 
-    return schema(_plugins()[0], config)
+    return to_json_schema(_plugins()[0], config)
 
 
 def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import Field
 
-from stdet.config import Config, ConfigProblems, load, load_text, preprocess_of, schema, to_yaml
+from stdet.config import Config, ConfigProblems, load, load_text, preprocess_of, to_json_schema, to_yaml
 from stdet.engine.schedule_options import CosineOptions, MultiStepOptions, YoloxWarmCosOptions
 from stdet.errors import ConfigError, PluginError
 from stdet.interfaces.family import ModelFamily, Options
@@ -488,14 +488,14 @@ def test_a_resolved_config_loads_to_the_same_config(values: dict[str, object]) -
 
 
 def test_the_schema_describes_every_key_and_whose_it_is() -> None:
-    found = schema(CATALOGUE)["properties"]
+    found = to_json_schema(CATALOGUE)["properties"]
     assert found["training"]["properties"]["epochs"]["description"]
     assert found["dataset"]["properties"]["mosaic_prob"]["x-from"] == ["transforms/yolox"]
 
 
 def test_the_schema_accepts_a_config_and_points_at_its_mistakes() -> None:
     document = read(BASE).document()
-    for schema_ in (schema(CATALOGUE), schema(CATALOGUE, read(BASE))):
+    for schema_ in (to_json_schema(CATALOGUE), to_json_schema(CATALOGUE, read(BASE))):
         judge = Draft202012Validator(schema_)
         judge.check_schema(schema_)
         assert not list(judge.iter_errors(document))
@@ -505,8 +505,8 @@ def test_the_schema_accepts_a_config_and_points_at_its_mistakes() -> None:
 
 def test_the_schema_of_a_file_holds_only_the_keys_that_fit_it() -> None:
     multi_step = read(BASE, "training.scheduler=multi-step", "training.milestones=[3]")
-    assert "milestones" in schema(CATALOGUE, multi_step)["properties"]["training"]["properties"]
-    assert "milestones" not in schema(CATALOGUE, read(BASE))["properties"]["training"]["properties"]
+    assert "milestones" in to_json_schema(CATALOGUE, multi_step)["properties"]["training"]["properties"]
+    assert "milestones" not in to_json_schema(CATALOGUE, read(BASE))["properties"]["training"]["properties"]
 
 
 def test_a_component_that_cannot_be_loaded_is_named_in_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +518,7 @@ def test_a_component_that_cannot_be_loaded_is_named_in_the_schema(monkeypatch: p
         return options(kind, name)
 
     monkeypatch.setattr(CATALOGUE, "options", broken)
-    assert schema(CATALOGUE)["x-not-loaded"] == {"transforms/yolox": "yolox is broken"}
+    assert to_json_schema(CATALOGUE)["x-not-loaded"] == {"transforms/yolox": "yolox is broken"}
 
 
 def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Config files: YAML in, a checked `Config` out, with every mistake reported at once."""
 
-from stdet.config.json_schema import schema
-from stdet.config.load import DATA_MODE, Catalogue, Config, Contributed, load, load_text, preprocess_of, to_yaml
+from stdet.config.checked import Config, Contributed, preprocess_of, to_yaml
+from stdet.config.json_schema import to_json_schema
+from stdet.config.load import load, load_text
 from stdet.config.problems import ConfigProblems, Problem
+from stdet.config.rules import DATA_MODE, Catalogue
 
 __all__ = [
     "DATA_MODE",
@@ -14,6 +16,6 @@ __all__ = [
     "load",
     "load_text",
     "preprocess_of",
-    "schema",
+    "to_json_schema",
     "to_yaml",
 ]

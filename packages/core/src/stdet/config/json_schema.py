@@ -7,12 +7,13 @@ from typing import Any, get_args
 from pydantic.json_schema import models_json_schema
 
 from stdet.config import schema as sections
-from stdet.config.load import Catalogue, Config
+from stdet.config.checked import Config
+from stdet.config.rules import Catalogue
 from stdet.errors import StdetError
 from stdet.interfaces.family import Options
 
 
-def schema(catalogue: Catalogue, config: Config | None = None) -> dict[str, Any]:
+def to_json_schema(catalogue: Catalogue, config: Config | None = None) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a whole config file.
 
     Numbers may also be written as text where the dialect allows it (`1/127.5`, `(0.5, 1.5)`); the schema describes the

@@ -2,104 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from stdet.config import schema as sections
+from stdet.config.checked import Config, Contributed
 from stdet.config.convert import convert
-from stdet.config.problems import ConfigProblems, Problem, nearest
+from stdet.config.problems import ConfigProblems, Problem, in_one_line, nearest
+from stdet.config.rules import DATA_MODE, SPLIT_KEYS, Catalogue, Rules
 from stdet.config.source import COMMAND_LINE, Source, fill_now, read_source
 from stdet.errors import ConfigError, StdetError
 from stdet.interfaces.family import ModelFamily, Options
-from stdet.interfaces.published import IMAGENET, choose_weights
-from stdet.structures import COLOR_CHANNELS, Preprocess
 
-TRAINING_MODES = ("training", "chain_tqe", "chain_tqeb")
-EVALUATING_MODES = ("evaluation", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb")
-QUANTIZING_MODES = ("quantization", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb", "chain_qb")
-DATA_MODE = "data"
-"""Stands for the operation mode where a data tool reads a config: no stage runs, so no key is needed for one."""
-SPLIT_KEYS = ("train_split", "val_split", "test_split")
 FORCED_AUGMENTATION_EPOCHS = 4
 """Without a `no_aug_epochs` of its own, a short run keeps strong augmentation for three quarters of its epochs."""
-
-
-class Catalogue(Protocol):
-    """What the config layer asks of the registered components; unknown names raise `StdetError`."""
-
-    def names(self, kind: str) -> list[str]: ...
-
-    def options(self, kind: str, name: str) -> type[Options]: ...
-
-    def family(self, model_name: str) -> ModelFamily: ...
-
-    def families(self) -> dict[str, ModelFamily]: ...
-
-
-@dataclass(frozen=True)
-class Contributed:
-    """The config keys of the chosen components, checked."""
-
-    model: Options = Options()
-    reader: Options = Options()
-    augmentation: Options = Options()
-    training: Options = Options()
-    scheduler: Options = Options()
-
-
-@dataclass(frozen=True)
-class Config:
-    """A checked config: every section with its defaults filled in.
-
-    Attributes:
-        options: the keys that the chosen components added.
-        family: of the model, None for somebody else's ONNX without `model.model_type`.
-        notes: keys that are there but do nothing with this choice of components, each in a sentence.
-    """
-
-    operation_mode: str
-    general: sections.General
-    model: sections.Model
-    dataset: sections.Dataset
-    preprocessing: sections.Preprocessing
-    training: sections.Training
-    postprocessing: sections.Postprocessing
-    quantization: sections.Quantization
-    evaluation: sections.Evaluation
-    prediction: sections.Prediction
-    benchmarking: sections.Benchmarking
-    tools: sections.Tools
-    deployment: sections.Deployment
-    mlflow: sections.Mlflow
-    hydra: sections.Hydra
-    options: Contributed = Contributed()
-    family: ModelFamily | None = None
-    notes: tuple[str, ...] = ()
-
-    def document(self) -> dict[str, Any]:
-        """The config as nested JSON values, component keys in the sections they belong to."""
-        out: dict[str, Any] = {"operation_mode": self.operation_mode}
-        for name in sections.SECTIONS:
-            out[name] = getattr(self, name).model_dump(mode="json", exclude_none=True)
-        for section, parts in (
-            ("model", (self.options.model,)),
-            ("dataset", (self.options.reader, self.options.augmentation)),
-            ("training", (self.options.training, self.options.scheduler)),
-        ):
-            for part in parts:
-                out[section] |= part.model_dump(mode="json", exclude_none=True)
-        if self.general.global_seed is None:
-            out["general"]["global_seed"] = None  # None means something here: not seeded
-        if self.general.logger is None:
-            out["general"]["logger"] = None
-        return {name: value for name, value in out.items() if value}
 
 
 def load(
@@ -167,7 +87,8 @@ class _Checker:
             run = sections.HydraRun(dir=fill_now(sections.HydraRun().dir, self._now))
             built["hydra"] = sections.Hydra(run=run)
         if None not in built.values():
-            self._check_together(mode, family, built, contributed)
+            given = self._source.tree
+            Rules(mode, family, built, contributed, given, self._catalogue, self._problem, self._notes.append).check()
         if self._problems:
             raise ConfigProblems(self._source.name, self._problems)
         built["training"] = _with_family_defaults(built["training"], family)
@@ -244,7 +165,7 @@ class _Checker:
                 return family
             families = self._catalogue.families() if kind is not None else {}
         except StdetError as error:
-            self._problem("model.model_name", f"{error.message} ({error.hint})" if error.hint else error.message)
+            self._problem("model.model_name", in_one_line(error))
             return None
         if kind is not None and kind not in families:
             self._problem("model.model_type", f"found {kind!r}", ", ".join(families), nearest(str(kind), families))
@@ -330,7 +251,7 @@ class _Checker:
         try:
             return self._catalogue.options(kind, str(name))
         except StdetError as error:
-            self._problem(key, f"{error.message} ({error.hint})" if error.hint else error.message)
+            self._problem(key, in_one_line(error))
             return None
 
     def _take(self, section: str, options: type[Options]) -> Options:
@@ -421,171 +342,6 @@ class _Checker:
             shown = "" if isinstance(found, dict) else f"; found {found!r}"
             self._problem(key, f"{item['msg'].removeprefix('Value error, ').lower()}{shown}")
 
-    # --- across sections ---------------------------------------------------------------------------------------------
-
-    def _check_together(
-        self, mode: str, family: ModelFamily | None, built: dict[str, Any], contributed: dict[str, Options]
-    ) -> None:
-        self._check_model(mode, family, built)
-        self._check_training(mode, family, built["training"])
-        if built["training"].quantization_aware is not None:
-            self._check_quantization_aware(mode, built)
-        self._check_data(mode, built["dataset"], built["quantization"])
-        if mode in QUANTIZING_MODES:
-            self._check_quantization(mode, built["quantization"], built["model"])
-        board = built["benchmarking"].board
-        if mode.endswith("b") or mode in ("benchmarking", *QUANTIZING_MODES) or "board" in self._raw["benchmarking"]:
-            self._options("targets", board, "benchmarking.board")
-        augmentation = contributed.get("augmentation")
-        given = self._source.tree.get("dataset") or {}
-        if getattr(augmentation, "enable_mixup", None) is False and {"mixup_prob", "mixup_scale"} & given.keys():
-            self._notes.append("dataset.mixup_prob and mixup_scale do nothing while enable_mixup is False")
-        if getattr(augmentation, "random_size", None) is not None and given.get("multiscale_range"):
-            self._notes.append("dataset.multiscale_range does nothing beside random_size")
-        kept = given.get("cache_images", "none") != "none" or getattr(augmentation, "mosaic_buffer", 0)
-        if given.get("cache_limit_gib") and not kept:
-            self._notes.append("dataset.cache_limit_gib does nothing without cache_images")
-
-    def _check_model(self, mode: str, family: ModelFamily | None, built: dict[str, Any]) -> None:
-        model, dataset, preprocessing = built["model"], built["dataset"], built["preprocessing"]
-        needed = mode in TRAINING_MODES or (mode != DATA_MODE and model.model_path is None)
-        if model.model_name is None and needed:
-            self._problem("model.model_name", f"missing; {mode} needs it", ", ".join(self._catalogue.names("models")))
-        if mode in TRAINING_MODES and model.model_path is not None and model.model_path.suffix == ".onnx":
-            self._problem("model.model_path", f"an ONNX file can't be trained; found {str(model.model_path)!r}")
-        if model.num_classes is not None and dataset.class_names and model.num_classes != len(dataset.class_names):
-            self._problem(
-                "model.num_classes", f"is {model.num_classes}, but dataset.class_names has {len(dataset.class_names)}"
-            )
-        unused = [
-            k for k in ("pretrained_dataset", "pretrained_input_shape") if getattr(model, k) and not model.pretrained
-        ]
-        if unused:
-            self._notes.append(f"model.{' and '.join(unused)}: nothing to do while pretrained is False")
-        if family is None:
-            return
-        if model.pretrained and mode != DATA_MODE:
-            self._check_pretrained(mode, family, model)
-        if model.input_shape is not None:
-            self._check_size(family, model.input_shape, preprocessing.color_mode or family.preprocess.color_mode)
-        try:
-            self._note_preprocess(family, _merge_preprocess(family, model, preprocessing))
-        except ValueError as error:
-            self._problem("preprocessing", str(error))
-
-    def _check_pretrained(self, mode: str, family: ModelFamily, model: sections.Model) -> None:
-        if mode not in TRAINING_MODES and model.pretrained_dataset == IMAGENET:
-            self._problem("model.pretrained_dataset", f"a classifier detects nothing, so {mode} can't use it")
-        elif model.model_path is not None and model.pretrained_dataset != IMAGENET:
-            self._notes.append("model.pretrained: nothing to fetch, model.model_path counts")
-        elif model.model_path is None and model.model_name is not None:
-            shape = model.pretrained_input_shape
-            width = model.input_shape[2] if model.input_shape else family.preprocess.width
-            try:
-                choose_weights(family, model.model_name, model.pretrained_dataset, shape[2] if shape else None, width)
-            except StdetError as error:
-                self._problem("model.pretrained", f"{error.message} ({error.hint})")
-
-    def _check_size(self, family: ModelFamily, shape: tuple[int, int, int], color_mode: str) -> None:
-        channels, *size = shape
-        if channels != COLOR_CHANNELS[color_mode]:
-            self._problem(
-                "model.input_shape",
-                f"has {channels} channels, but color_mode {color_mode} has {COLOR_CHANNELS[color_mode]}",
-            )
-        if any(side % family.size_multiple or side < family.min_size for side in size):
-            rule = f"multiples of {family.size_multiple}, at least {family.min_size}"
-            self._problem("model.input_shape", f"found height {size[0]}, width {size[1]}", rule)
-
-    def _note_preprocess(self, family: ModelFamily, mine: Preprocess) -> None:
-        """Published weights and another preprocessing: honoured, but said."""
-        theirs = family.preprocess
-        names = ("resize_mode", "interpolation", "color_mode", "scale", "offset", "mean", "std")
-        other = [
-            f"{n} {getattr(mine, n)} (weights: {getattr(theirs, n)})"
-            for n in names
-            if getattr(mine, n) != getattr(theirs, n)
-        ]
-        if other:
-            self._notes.append(
-                f"preprocessing differs from what published {family.model_type} weights expect: {', '.join(other)}"
-            )
-
-    def _check_training(self, mode: str, family: ModelFamily | None, training: sections.Training) -> None:
-        if family is not None and training.trainer_name not in (None, family.trainer_name):
-            self._problem("training.trainer_name", f"found {training.trainer_name!r}", family.trainer_name)
-        if training.no_aug_epochs is not None and training.no_aug_epochs > training.epochs:
-            self._problem("training.no_aug_epochs", f"{training.no_aug_epochs} is more than epochs ({training.epochs})")
-        if training.start_epoch and not training.resume_training_from:
-            self._problem("training.start_epoch", "has a meaning only with resume_training_from")
-        if training.start_epoch is not None and training.start_epoch >= training.epochs:
-            self._problem("training.start_epoch", f"{training.start_epoch} is not below epochs ({training.epochs})")
-
-    def _check_quantization_aware(self, mode: str, built: dict[str, Any]) -> None:
-        key = "training.quantization_aware"
-        training, model, target = built["training"], built["model"], built["quantization"]
-        if mode not in TRAINING_MODES:
-            self._notes.append(f"{key} does nothing in {mode}, which trains nothing")
-            return
-        trained = model.model_path is not None or (model.pretrained and model.pretrained_dataset != IMAGENET)
-        if not trained and training.resume_training_from is None:
-            self._problem(key, "fine-tunes trained weights: set model.model_path to a checkpoint")
-        if training.fp16:
-            self._problem(key, "can't be combined with fp16, whose bfloat16 rounds as coarsely as int8 does")
-        if training.compile:
-            self._problem(key, "can't be combined with compile: the simulation runs operator by operator")
-        wanted = (training.quantization_aware, "per_channel")
-        made = (target.onnx_quant_parameters.weightType.capitalize(), target.granularity)
-        if mode in QUANTIZING_MODES and made != wanted:
-            self._problem(key, f"simulates weights {' '.join(wanted)}, but quantization makes them {' '.join(made)}")
-
-    def _check_quantization(self, mode: str, section: sections.Quantization, model: sections.Model) -> None:
-        if section.operating_mode == "full_auto" and section.max_drop is None:
-            self._problem("quantization.max_drop", "missing; full_auto searches under this budget")
-        if section.random_calibration and _judges(section):
-            self._problem(
-                "quantization.random_calibration", "ranges from noise can't be judged by accuracy; leave out max_drop"
-            )
-        if section.operating_mode == "normalise":
-            if mode not in ("quantization", "chain_qb"):
-                self._problem(
-                    "quantization.operating_mode", f"normalise has no place in {mode}", "quantization, chain_qb"
-                )
-            if section.max_drop is not None:
-                self._problem("quantization.max_drop", "normalise has no float model to compare with")
-            if model.model_path is None or model.model_path.suffix != ".onnx":
-                self._problem("model.model_path", "normalise needs the ONNX file of another tool")
-
-    def _check_data(self, mode: str, dataset: sections.Dataset, quantization: sections.Quantization) -> None:
-        for key in SPLIT_KEYS if dataset.dataset_name in ("coco", "yolo", "synthetic") else ():
-            if getattr(dataset, key) is not None:
-                self._problem(
-                    f"dataset.{key}", f"has no meaning with dataset_name {dataset.dataset_name}; VOC has split lists"
-                )
-        if dataset.dataset_name == "synthetic":
-            return
-        needed: list[str] = []
-        if mode in TRAINING_MODES:
-            needed += [*dataset.needed_keys("train"), *dataset.needed_keys("val")]
-        elif mode in EVALUATING_MODES or (mode in QUANTIZING_MODES and _judges(quantization)):
-            needed += dataset.needed_keys(dataset.evaluation_split())
-        takes_images = quantization.random_calibration is None and quantization.operating_mode != "normalise"
-        if mode in QUANTIZING_MODES and dataset.quantization_path is None and takes_images:
-            needed += dataset.needed_keys("train")
-        if mode == "prediction":
-            needed.append("prediction_path")
-        for key in dict.fromkeys(needed):
-            if getattr(dataset, key) is None:
-                alternative = (
-                    " (or quantization_path)" if mode in QUANTIZING_MODES and mode not in TRAINING_MODES else ""
-                )
-                self._problem(f"dataset.{key}", f"missing; {mode} needs it{alternative if 'train' in key else ''}")
-
-
-def _judges(section: sections.Quantization) -> bool:
-    """Whether quantizing takes evaluation images."""
-    return section.max_drop is not None or section.iterative_quant_parameters.inspection_map > 0
-
 
 def _none_counts(section: str, key: str) -> bool:
     """Keys whose None isn't "not given"."""
@@ -613,49 +369,3 @@ def _with_family_defaults(training: sections.Training, family: ModelFamily | Non
             "no_aug_epochs": closed if training.no_aug_epochs is None else training.no_aug_epochs,
         }
     )
-
-
-def preprocess_of(config: Config) -> Preprocess:
-    """The preprocessing that a config describes: its keys over the family's defaults.
-
-    Raises:
-        ConfigError: the config names no model family.
-    """
-    if config.family is None:
-        raise ConfigError("the config names no model", "set model.model_name or model.model_type")
-    return _merge_preprocess(config.family, config.model, config.preprocessing)
-
-
-def _merge_preprocess(family: ModelFamily, model: sections.Model, section: sections.Preprocessing) -> Preprocess:
-    base = family.preprocess
-    color_mode = section.color_mode or base.color_mode
-    channels = COLOR_CHANNELS[color_mode]
-
-    def per_channel(given: tuple[float, ...] | None, default: tuple[float, ...]) -> tuple[float, ...]:
-        values = given or default
-        return _fit(values, channels)
-
-    resize_mode = section.resizing.aspect_ratio or base.resize_mode
-    return dataclasses.replace(
-        base,
-        height=model.input_shape[1] if model.input_shape else base.height,
-        width=model.input_shape[2] if model.input_shape else base.width,
-        resize_mode="letterbox" if resize_mode == "padding" else resize_mode,
-        interpolation=section.resizing.interpolation or base.interpolation,
-        pad_value=base.pad_value if section.pad_value is None else section.pad_value,
-        color_mode=color_mode,
-        scale=base.scale if section.rescaling.scale is None else section.rescaling.scale,
-        offset=base.offset if section.rescaling.offset is None else section.rescaling.offset,
-        mean=per_channel(section.mean, base.mean),
-        std=per_channel(section.std, base.std),
-    )
-
-
-def _fit(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """A default for three equal channels serves any number of them; other counts must match."""
-    return (values[0],) * channels if len(set(values)) == 1 else values
-
-
-def to_yaml(config: Config) -> str:
-    """The config with every default filled in; loading it gives an equal config."""
-    return yaml.safe_dump(config.document(), sort_keys=False, allow_unicode=True)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stdet.errors import ConfigError
+from stdet.errors import ConfigError, StdetError
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class ConfigProblems(ConfigError):
             "\n".join([head, *(f"  {p}" for p in self.problems)]),
             "`stdet config schema` lists every key with its meaning",
         )
+
+
+def in_one_line(error: StdetError) -> str:
+    """A mistake that another part found, in one line."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
