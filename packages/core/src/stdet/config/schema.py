@@ -303,8 +303,8 @@ class IterativeQuantParameters(Section):
 
 
 class Quantization(Section):
-    quantizer: Annotated[Literal["onnx_quantizer"], BeforeValidator(_lower)] = Field(
-        "onnx_quantizer", description="onnxruntime's static quantizer"
+    quantizer: Annotated[Literal["onnx_quantizer", "nncf"], BeforeValidator(_lower)] = Field(
+        "onnx_quantizer", description="onnxruntime's static quantizer; nncf lets NNCF correct the biases (an extra)"
     )
     quantization_type: Annotated[Literal["PTQ"], BeforeValidator(_upper)] = Field(
         "PTQ", description="post-training quantization"

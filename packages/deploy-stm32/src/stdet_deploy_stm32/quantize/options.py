@@ -20,6 +20,7 @@ TYPES = {
 SENSITIVITY = "Sensitivity"
 ALL_METHODS = (*METHODS, SENSITIVITY)
 SENSITIVITY_IMAGES = 16
+NNCF = "nncf"
 IO_TYPES = ("int8", "uint8", "float")
 _OPSET_OF_4_AND_16_BITS = 21
 
@@ -46,6 +47,7 @@ class Override:
 class Recipe:
     """How to quantize; each attribute is a config key of the same meaning."""
 
+    quantizer: str
     method: str
     percentile: float
     sensitivity_images: int
@@ -84,9 +86,9 @@ def read_options(config: Any) -> Recipe:
         QuantizationError: a value that isn't possible, or a combination that has no meaning.
     """
     params, extra = config.onnx_quant_parameters, config.onnx_extra_options
-    choose("quantizer", config.quantizer, ("onnx_quantizer",))
     choose("quantization_type", config.quantization_type, ("PTQ",))
     recipe = Recipe(
+        quantizer=choose("quantizer", config.quantizer, ("onnx_quantizer", NNCF)),
         method=(method := choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, ALL_METHODS)),
         percentile=PERCENTILE if params.percentile is None else params.percentile,
         sensitivity_images=params.sensitivity_images or SENSITIVITY_IMAGES,
@@ -161,6 +163,11 @@ def _check_meaning(params: Any, recipe: Recipe) -> None:
         ("onnx_extra_options.Int4Share", recipe.int4_share > 0, recipe.weight_type == "Int8" and recipe.per_channel,
          "weightType: Int8 and granularity: per_channel"),
         ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantize_bias, "QuantizeBias: True"),
+        ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantizer != NNCF,
+         "quantizer: onnx_quantizer, since NNCF corrects the biases itself"),
+        ("quantizer: nncf", recipe.quantizer == NNCF,
+         (recipe.weight_type, recipe.activation_type, recipe.int4_share) == ("Int8", "Int8", 0.0),
+         "weightType: Int8 and activType: Int8, without Int4Share: NNCF corrects for 8 bits"),
         ("onnx_extra_options.SequentialMSE", recipe.sequential_mse,
          recipe.weight_symmetric and recipe.weight_type in ("Int4", "Int8"), "symmetric weights, weightType: Int8 or Int4"),
     ):  # fmt: skip

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from stdet_deploy_stm32.quantize.calibrate import images
 from stdet_deploy_stm32.quantize.correction import correct_biases
 from stdet_deploy_stm32.quantize.form import Finding, check_form
 from stdet_deploy_stm32.quantize.insert import insert_qdq
+from stdet_deploy_stm32.quantize.nncf_biases import correct_by_nncf, load_nncf
 from stdet_deploy_stm32.quantize.normalise import normalise
-from stdet_deploy_stm32.quantize.options import Recipe, read_options
+from stdet_deploy_stm32.quantize.options import NNCF, Recipe, read_options
 from stdet_deploy_stm32.quantize.precision import int4_weights
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.rounding import refit_weights
@@ -92,12 +94,17 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         )
     floating, spec = prepare(model, recipe.target_opset), read_spec(model)
     original = floating
+    if recipe.quantizer == NNCF:
+        load_nncf()  # what is missing is told before the work begins
     if recipe.smooth_alpha is not None:
         floating = smooth(floating, calibration, recipe.smooth_alpha, recipe.smooth_folding)
     plan = plan_activations(floating, calibration, recipe, progress)
     floating, ranges, recipe = plan.model, plan.ranges, plan.recipe
     narrow, narrow_share = int4_weights(floating, calibration, recipe, progress)
     recipe = dataclasses.replace(recipe, weight_overrides=(*recipe.weight_overrides, *narrow))
+    corrected = None
+    if recipe.quantizer == NNCF:
+        floating, corrected = correct_by_nncf(floating, calibration, recipe, progress)
     if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     # An integer output needs the whole tail quantized; a float one is better off without.
@@ -117,6 +124,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         | {"float_joins": list(joins)}
         | {"int4": {"tensors": [o.tensor for o in narrow], "share_of_weight_bytes": round(narrow_share, 4)}}
         | adjusted
+        | ({} if corrected is None else {"nncf": {"version": version("nncf"), "biases_corrected": corrected}})
         | plan.record()
     )
     return Int8(original, floating, inside, quantized, record)
@@ -213,8 +221,8 @@ def _record(
     findings: list[Finding],
     signal: dict[str, float],
 ) -> dict[str, Any]:
-    names = ("method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share", "int4_share",
-             "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
+    names = ("quantizer", "method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share",
+             "int4_share", "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
              "average_ranges", "quantize_bias", "bias_correction", "sequential_mse",
              "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
     return {
