@@ -23,10 +23,10 @@ from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.activations import plan_activations
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
-from stdet_deploy_stm32.quantize.calibrate import images
 from stdet_deploy_stm32.quantize.correction import correct_biases
 from stdet_deploy_stm32.quantize.form import Finding, check_form
 from stdet_deploy_stm32.quantize.insert import insert_qdq
+from stdet_deploy_stm32.quantize.inspection import SqnrMeter
 from stdet_deploy_stm32.quantize.nncf_biases import correct_by_nncf, load_nncf
 from stdet_deploy_stm32.quantize.normalise import normalise
 from stdet_deploy_stm32.quantize.options import NNCF, Recipe, read_options
@@ -113,7 +113,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
     adjusted = _adjust(floating, quantized, calibration, recipe, progress)
-    signal = output_sqnr_db(original, quantized, calibration)
+    signal = SqnrMeter(original, calibration, _SQNR_IMAGES)(quantized)
     inside = ModelProto.FromString(quantized.SerializeToString())
     set_input_type(quantized, recipe.input_type)
     set_output_types(quantized, recipe.output_type)
@@ -155,26 +155,6 @@ def save_int8(made: Int8, output: Path) -> None:
     """
     _store_metadata(made.source, made.model, made.record)
     write_model(made.model, output)
-
-
-def output_sqnr_db(floating: ModelProto, quantized: ModelProto, calibration: CalibrationData) -> dict[str, float]:
-    """Signal to quantization noise of each output over the first calibration images, dB; higher is better.
-
-    Raises:
-        ArtifactError: onnxruntime refuses one of the models.
-    """
-    name = graph_inputs(floating)[0].name
-    sessions = [new_session(m.SerializeToString()) for m in (floating, quantized)]
-    outputs = [value.name for value in floating.graph.output]
-    signal = dict.fromkeys(outputs, 0.0)
-    noise = dict.fromkeys(outputs, 0.0)
-    for _, image in zip(range(_SQNR_IMAGES), images(floating, calibration), strict=False):
-        real, approximate = (session.run(outputs, {name: image}) for session in sessions)
-        for output, x, y in zip(outputs, real, approximate, strict=True):
-            signal[output] += float(np.square(x, dtype=np.float64).sum())
-            noise[output] += float(np.square(x - y, dtype=np.float64).sum())
-    tiny = np.finfo(np.float64).tiny
-    return {n: round(10 * float(np.log10(max(signal[n], tiny) / max(noise[n], tiny))), 2) for n in outputs}
 
 
 def asked_deviations(recipe: Recipe) -> set[str]:
