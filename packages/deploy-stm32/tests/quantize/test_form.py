@@ -150,6 +150,12 @@ def unsigned_activation(model: ModelProto) -> None:
     store(model, "c1_zero_point", np.array(3, np.uint8))
 
 
+def scales_of_channels(model: ModelProto) -> None:
+    channels = find(model, "b1_quantized").dims[0]
+    store(model, "c1_scale", np.full(channels, 0.1, np.float32))
+    store(model, "c1_zero_point", np.zeros(channels, np.int8))
+
+
 def float_operator(model: ModelProto) -> None:
     add = next(n for n in model.graph.node if n.op_type == "Add")
     model.graph.initializer.append(numpy_helper.from_array(np.float32(1), "loose"))
@@ -170,6 +176,7 @@ def float_operator(model: ModelProto) -> None:
         (wrong_bias_scale, "bias"),
         (float_bias, "bias"),
         (unsigned_activation, "activation-type"),
+        (scales_of_channels, "activation-per-channel"),
         (float_operator, "float"),
     ],
 )

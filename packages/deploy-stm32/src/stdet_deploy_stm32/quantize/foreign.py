@@ -68,7 +68,8 @@ def normalise_file(path: Path, output: Path) -> QuantizationResult:
             + (f"{len(errors)} findings stay, the first at {errors[0].where}: {errors[0].message}" if errors else "")
             + (f"output `{changed[0]}` would change ({same[changed[0]]:.1f} dB)" if changed and not errors else ""),
             f"all findings are in {output.with_name('form.json')}; quantize the float model with stdet instead, or let "
-            "the other tool use static shapes, symmetric per-channel int8 weights and standard-domain Q/DQ",
+            "the other tool use static shapes, one scale an activation, symmetric per-channel int8 weights and "
+            "standard-domain Q/DQ",
             record=record,
             tables=tables,
         )

@@ -1,7 +1,8 @@
 """The checker of the QDQ form that ST's compiler takes.
 
-Static shapes and batch 1; int8 activations; weights stored as int8 behind one DequantizeLinear, symmetric and per output
-channel; int32 biases with the scale input x weight; Q/DQ of the standard domain and nothing from another one.
+Static shapes and batch 1; int8 activations with one scale a tensor; weights stored as int8 behind one DequantizeLinear,
+symmetric and per output channel; int32 biases with the scale input x weight; Q/DQ of the standard domain and nothing from
+another one.
 """
 
 from __future__ import annotations
@@ -99,11 +100,13 @@ class _Checker:
         return found
 
     def check_activation_type(self, node: NodeProto) -> list[Finding]:
-        """int8 inside; a uint8 input or output of the model is converted by the Q or DQ that touches it."""
+        """int8 inside, one scale a tensor; a uint8 input or output of the model is converted by its own Q or DQ."""
         if node.input[0] in self.constants:  # a stored constant; weights are judged with their operator
             return []
         if len(node.input) < 3 or node.input[2] not in self.constants:
             return [Finding("zero-point", node.name, "has no constant zero point")]
+        if self.arrays[node.input[2]].size > 1:
+            return [Finding("activation-per-channel", node.name, "has a scale for each channel of an activation")]
         kind = self.arrays[node.input[2]].dtype
         dequantizes = node.op_type == "DequantizeLinear"
         border = node.input[0] in self.inputs if dequantizes else node.output[0] in self.outputs
