@@ -106,6 +106,21 @@ def test_weights_have_a_scale_for_each_output_channel(weight_type: str, levels: 
     assert not rounded[4].any()
 
 
+def test_weights_and_their_gradients_are_those_of_torchs_own_simulation() -> None:
+    torch.manual_seed(0)
+    mine, theirs = (torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in "ab")
+    scale = theirs.detach().abs().amax((1, 2, 3)) / 127
+    expected = torch.fake_quantize_per_channel_affine(theirs, scale, torch.zeros(8, dtype=torch.int32), 0, -127, 127)
+    rounded = Int8Simulation(Layers(nn.ReLU()), "Int8").round_weight(mine, 0)
+    torch.testing.assert_close(rounded, expected)
+    upstream = torch.randn_like(rounded)
+    rounded.backward(upstream)
+    expected.backward(upstream)
+    assert mine.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
 class OneBatch(CalibrationDataReader):
     def __init__(self, images: np.ndarray) -> None:
         self.batches: Iterator[dict[str, np.ndarray]] = iter([{"input": images}])
