@@ -246,11 +246,15 @@ def test_a_single_value_a_channel_leaves_the_running_statistics_alone(make: Make
     assert not torch.equal(norm.running_var, before)
 
 
-@pytest.mark.parametrize(("channels", "kernel", "dtype"), [(64, 3, "bfloat16"), (72, 3, "float32"), (64, 5, "float32")])
-def test_depthwise_convolutions_that_bfloat16_slows_down_stay_in_float32(
-    channels: int, kernel: int, dtype: str
+@pytest.mark.parametrize(
+    ("channels", "kernel", "side", "dtype"),
+    [(64, 3, 7, "bfloat16"), (64, 3, 3, "bfloat16"), (72, 3, 7, "float32"), (64, 5, 7, "float32")]
+    + [(64, 3, side, "float32") for side in (1, 2)],
+)
+def test_depthwise_convolutions_that_bfloat16_slows_down_or_spoils_stay_in_float32(
+    channels: int, kernel: int, side: int, dtype: str
 ) -> None:
-    conv, x = DepthwiseConv2d(channels, kernel, 2), torch.randn(2, channels, 9, 7)
+    conv, x = DepthwiseConv2d(channels, kernel, 2), torch.randn(2, channels, 9, side)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = conv(x.bfloat16())
     assert mixed.dtype == getattr(torch, dtype)

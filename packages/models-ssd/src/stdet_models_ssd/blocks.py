@@ -28,10 +28,12 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """Depthwise convolution that stays in float32 where bfloat16 is slower.
+    """Depthwise convolution that stays in float32 where bfloat16 is slower or wrong.
 
     On CPUs, oneDNN has no fast bfloat16 kernel for 5 x 5 windows, nor for channels that don't fill its blocks of 16: they
-    take two to three times as long as in float32, and most of a MobileNetV3's training step.
+    take two to three times as long as in float32, and most of a MobileNetV3's training step. And on maps smaller than the
+    window, as the last levels of small inputs are, taps that see nothing but padding now and then get a gradient that is
+    not 0 but anything, up to 1e26 (seen with torch 2.14): it becomes NaN in the weights, and torch never reads them.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
@@ -39,7 +41,8 @@ class DepthwiseConv2d(nn.Conv2d):
         self._slow_in_bfloat16 = kernel > 3 or channels % 16 != 0
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._slow_in_bfloat16 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        unfit = self._slow_in_bfloat16 or min(input.shape[2:]) < self.kernel_size[0]
+        if unfit and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(input.float())
         return super().forward(input)
