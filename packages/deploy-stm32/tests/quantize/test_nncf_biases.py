@@ -16,7 +16,7 @@ from onnx import ModelProto, numpy_helper
 from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.quantize import nncf_biases, recipe
+from stdet_deploy_stm32.quantize import extras, recipe
 from stdet_deploy_stm32.quantize.form import check_form
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.recipe import make_int8, quantize_onnx
@@ -65,8 +65,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeNncf:
     """NNCF 3.4.1, as far as anybody here can tell."""
     module = FakeNncf()
     monkeypatch.setitem(sys.modules, "nncf", module)
-    for place in (nncf_biases, recipe):
-        monkeypatch.setattr(place, "version", lambda name: "3.4.1")
+    monkeypatch.setattr(extras, "version", lambda name: "3.4.1")
     return module
 
 
@@ -86,7 +85,7 @@ def test_a_library_that_is_too_old_is_told_with_both_versions(
     old: str, fake: FakeNncf, saved: Path, tmp_path: Path, section: Section, photos: Photos,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(nncf_biases, "version", lambda name: old)
+    monkeypatch.setattr(extras, "version", lambda name: old)
     with pytest.raises(QuantizationError, match=rf"needs NNCF 3\.4 or later, but {old} is installed") as caught:
         quantize_onnx(saved, tmp_path / "int8.onnx", photos(), section(quantizer="nncf"))
     assert caught.value.hint == "pip install --upgrade 'stdet-deploy-stm32[nncf]'"

@@ -284,6 +284,9 @@ class OnnxExtraOptions(Section):
     SequentialMSE: bool = Field(
         False, description="choose scale and rounding of the weights by what each layer's result loses, layer by layer"
     )
+    AdaRoundIterations: Positive | None = Field(
+        None, description="aimet: steps of the descent that rounds each layer; default 500"
+    )
     SmoothQuant: bool = Field(False, description="move range from activations to weights (arXiv 2211.10438)")
     SmoothQuantAlpha: Share = Field(0.5, description="how much of it")
     SmoothQuantFolding: bool = Field(True, description="fold the factors into the layer before")
@@ -303,8 +306,10 @@ class IterativeQuantParameters(Section):
 
 
 class Quantization(Section):
-    quantizer: Annotated[Literal["onnx_quantizer", "nncf"], BeforeValidator(_lower)] = Field(
-        "onnx_quantizer", description="onnxruntime's static quantizer; nncf lets NNCF correct the biases (an extra)"
+    quantizer: Annotated[Literal["onnx_quantizer", "nncf", "aimet"], BeforeValidator(_lower)] = Field(
+        "onnx_quantizer",
+        description="onnxruntime's static quantizer; nncf: biases corrected by NNCF, aimet: weights rounded by AIMET's "
+        "AdaRound (extras)",
     )
     quantization_type: Annotated[Literal["PTQ"], BeforeValidator(_upper)] = Field(
         "PTQ", description="post-training quantization"

@@ -8,13 +8,9 @@ brought into the form, so only what it does to the biases is taken; ranges and Q
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
-import os
-import re
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -23,39 +19,10 @@ from onnx import ModelProto, numpy_helper
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.quantize.calibrate import images
+from stdet_deploy_stm32.quantize.extras import NNCF
 from stdet_deploy_stm32.quantize.normalise import BIASED
 from stdet_deploy_stm32.quantize.options import Recipe
 from stdet_deploy_stm32.quantize.surgery import add_constant, graph_inputs, initializers, prune
-
-OLDEST = (3, 4)
-_INSTALL = "pip install 'stdet-deploy-stm32[nncf]'"
-_QUIET = "NNCF_CI"
-"""Set while NNCF is imported, it sends no usage reports to its makers."""
-
-
-def load_nncf() -> Any:
-    """The module `nncf`.
-
-    Raises:
-        QuantizationError: it is missing, broken or older than `OLDEST`; the hint is the command that installs it.
-    """
-    before = os.environ.get(_QUIET)
-    os.environ[_QUIET] = "1"
-    try:
-        module, found = importlib.import_module("nncf"), version("nncf")
-    except (ImportError, PackageNotFoundError) as error:
-        raise QuantizationError(f"quantization.quantizer: nncf can't be used: {error}", _INSTALL) from error
-    finally:
-        os.environ.pop(_QUIET)
-        if before is not None:
-            os.environ[_QUIET] = before
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        raise QuantizationError(
-            f"quantization.quantizer: nncf needs NNCF {oldest} or later, but {found} is installed",
-            _INSTALL.replace("install", "install --upgrade"),
-        )
-    return module
 
 
 def correct_by_nncf(
@@ -69,7 +36,7 @@ def correct_by_nncf(
     Raises:
         QuantizationError: NNCF can't be used, or fails on the model; unusable images.
     """
-    nncf = load_nncf()
+    nncf = NNCF.load()
     nncf.set_log_level(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it draws progress bars there, where --json goes
@@ -87,11 +54,8 @@ def correct_by_nncf(
             )
     except QuantizationError:
         raise
-    except Exception as error:  # NNCF raises what its dozen algorithms happen to raise
-        raise QuantizationError(
-            f"NNCF {version('nncf')} fails on this model: {type(error).__name__}: {error}",
-            "use quantization.quantizer: onnx_quantizer",
-        ) from error
+    except Exception as error:
+        raise NNCF.failure(error) from error
     return _with_biases_of(quantized, floating)
 
 
@@ -139,7 +103,7 @@ def _with_biases_of(quantized: ModelProto, floating: ModelProto) -> tuple[ModelP
         other = theirs.get(node.name)
         if other is None or len(other.input) < 3 or other.input[2] not in values:
             raise QuantizationError(
-                f"NNCF {version('nncf')} left no float bias at node `{node.name}`, so its correction can't be taken over",
+                f"NNCF {NNCF.version()} left no float bias at node `{node.name}`, so its correction can't be taken over",
                 "use quantization.quantizer: onnx_quantizer with BiasCorrection: True",
             )
         bias = numpy_helper.to_array(constants[node.input[2]])

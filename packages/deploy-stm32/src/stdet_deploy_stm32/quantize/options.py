@@ -11,6 +11,7 @@ import numpy as np
 from onnxruntime.quantization import QuantType
 
 from stdet.errors import QuantizationError
+from stdet_deploy_stm32.quantize.extras import AIMET, EXTRAS, NNCF
 from stdet_deploy_stm32.quantize.ranges import METHODS, PERCENTILE
 
 TYPES = {
@@ -20,7 +21,8 @@ TYPES = {
 SENSITIVITY = "Sensitivity"
 ALL_METHODS = (*METHODS, SENSITIVITY)
 SENSITIVITY_IMAGES = 16
-NNCF = "nncf"
+ADAROUND_ITERATIONS = 500
+"""Of each layer; AIMET's own default of 10 000 is for graphics cards."""
 IO_TYPES = ("int8", "uint8", "float")
 _OPSET_OF_4_AND_16_BITS = 21
 
@@ -70,6 +72,7 @@ class Recipe:
     quantize_bias: bool
     bias_correction: bool
     sequential_mse: bool
+    adaround_iterations: int
     smooth_alpha: float | None
     smooth_folding: bool
     weight_overrides: tuple[Override, ...]
@@ -88,7 +91,7 @@ def read_options(config: Any) -> Recipe:
     params, extra = config.onnx_quant_parameters, config.onnx_extra_options
     choose("quantization_type", config.quantization_type, ("PTQ",))
     recipe = Recipe(
-        quantizer=choose("quantizer", config.quantizer, ("onnx_quantizer", NNCF)),
+        quantizer=choose("quantizer", config.quantizer, ("onnx_quantizer", *EXTRAS)),
         method=(method := choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, ALL_METHODS)),
         percentile=PERCENTILE if params.percentile is None else params.percentile,
         sensitivity_images=params.sensitivity_images or SENSITIVITY_IMAGES,
@@ -111,12 +114,13 @@ def read_options(config: Any) -> Recipe:
         quantize_bias=extra.QuantizeBias,
         bias_correction=extra.BiasCorrection,
         sequential_mse=extra.SequentialMSE,
+        adaround_iterations=extra.AdaRoundIterations or ADAROUND_ITERATIONS,
         smooth_alpha=extra.SmoothQuantAlpha if extra.SmoothQuant else None,
         smooth_folding=extra.SmoothQuantFolding,
         weight_overrides=_overrides("weights_tensor_override", extra.weights_tensor_override),
         activation_overrides=_overrides("activations_tensor_override", extra.activations_tensor_override),
     )
-    _check_meaning(params, recipe)
+    _check_meaning(params, extra, recipe)
     _check_combinations(recipe)
     return recipe
 
@@ -147,7 +151,7 @@ def check_names(key: str, names: Iterable[str], known: Collection[str]) -> None:
             )
 
 
-def _check_meaning(params: Any, recipe: Recipe) -> None:
+def _check_meaning(params: Any, extra: Any, recipe: Recipe) -> None:
     """Refuse options of methods that aren't chosen."""
     sensitive = recipe.method == SENSITIVITY
     for key, given, allowed, needed in (
@@ -163,13 +167,19 @@ def _check_meaning(params: Any, recipe: Recipe) -> None:
         ("onnx_extra_options.Int4Share", recipe.int4_share > 0, recipe.weight_type == "Int8" and recipe.per_channel,
          "weightType: Int8 and granularity: per_channel"),
         ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantize_bias, "QuantizeBias: True"),
-        ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantizer != NNCF,
+        ("onnx_extra_options.BiasCorrection", recipe.bias_correction, recipe.quantizer != NNCF.name,
          "quantizer: onnx_quantizer, since NNCF corrects the biases itself"),
-        ("quantizer: nncf", recipe.quantizer == NNCF,
+        ("quantizer: nncf", recipe.quantizer == NNCF.name,
          (recipe.weight_type, recipe.activation_type, recipe.int4_share) == ("Int8", "Int8", 0.0),
          "weightType: Int8 and activType: Int8, without Int4Share: NNCF corrects for 8 bits"),
         ("onnx_extra_options.SequentialMSE", recipe.sequential_mse,
          recipe.weight_symmetric and recipe.weight_type in ("Int4", "Int8"), "symmetric weights, weightType: Int8 or Int4"),
+        ("onnx_extra_options.SequentialMSE", recipe.sequential_mse, recipe.quantizer != AIMET.name,
+         "another quantizer, since it would round anew what AdaRound has rounded"),
+        ("onnx_extra_options.AdaRoundIterations", extra.AdaRoundIterations is not None, recipe.quantizer == AIMET.name,
+         "quantizer: aimet"),
+        ("quantizer: aimet", recipe.quantizer == AIMET.name, recipe.per_channel and recipe.weight_type in ("Int4", "Int8"),
+         "granularity: per_channel and weightType: Int8 or Int4"),
     ):  # fmt: skip
         if given and not allowed:
             raise QuantizationError(f"quantization.{key} has no meaning here", f"it needs {needed}")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,16 @@ from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.activations import plan_activations
+from stdet_deploy_stm32.quantize.aimet_rounding import round_by_aimet
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.correction import correct_biases
+from stdet_deploy_stm32.quantize.extras import AIMET, EXTRAS, NNCF
 from stdet_deploy_stm32.quantize.form import Finding, check_form
 from stdet_deploy_stm32.quantize.insert import insert_qdq
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter
-from stdet_deploy_stm32.quantize.nncf_biases import correct_by_nncf, load_nncf
+from stdet_deploy_stm32.quantize.nncf_biases import correct_by_nncf
 from stdet_deploy_stm32.quantize.normalise import normalise
-from stdet_deploy_stm32.quantize.options import NNCF, Recipe, read_options
+from stdet_deploy_stm32.quantize.options import Recipe, read_options
 from stdet_deploy_stm32.quantize.precision import int4_weights
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.rounding import refit_weights
@@ -94,22 +95,27 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         )
     floating, spec = prepare(model, recipe.target_opset), read_spec(model)
     original = floating
-    if recipe.quantizer == NNCF:
-        load_nncf()  # what is missing is told before the work begins
+    if extra := EXTRAS.get(recipe.quantizer):
+        extra.load()  # what is missing is told before the work begins
     if recipe.smooth_alpha is not None:
         floating = smooth(floating, calibration, recipe.smooth_alpha, recipe.smooth_folding)
     plan = plan_activations(floating, calibration, recipe, progress)
     floating, ranges, recipe = plan.model, plan.ranges, plan.recipe
     narrow, narrow_share = int4_weights(floating, calibration, recipe, progress)
     recipe = dataclasses.replace(recipe, weight_overrides=(*recipe.weight_overrides, *narrow))
-    corrected = None
-    if recipe.quantizer == NNCF:
+    by_extra: dict[str, Any] = {}
+    if recipe.quantizer == NNCF.name:
         floating, corrected = correct_by_nncf(floating, calibration, recipe, progress)
+        by_extra["nncf"] = {"version": NNCF.version(), "biases_corrected": corrected}
+    rounded, steps = floating, recipe
+    if recipe.quantizer == AIMET.name:
+        done = round_by_aimet(floating, calibration, recipe, progress)
+        rounded, steps, by_extra["aimet"] = done.model, done.recipe, done.record
     if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     # An integer output needs the whole tail quantized; a float one is better off without.
     joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
-    quantized = insert_qdq(floating, ranges, dataclasses.replace(recipe, exclude=(*recipe.exclude, *joins)))
+    quantized = insert_qdq(rounded, ranges, dataclasses.replace(steps, exclude=(*recipe.exclude, *joins)))
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
     adjusted = _adjust(floating, quantized, calibration, recipe, progress)
@@ -124,7 +130,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         | {"float_joins": list(joins)}
         | {"int4": {"tensors": [o.tensor for o in narrow], "share_of_weight_bytes": round(narrow_share, 4)}}
         | adjusted
-        | ({} if corrected is None else {"nncf": {"version": version("nncf"), "biases_corrected": corrected}})
+        | by_extra
         | plan.record()
     )
     return Int8(original, floating, inside, quantized, record)

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,9 +25,9 @@ from stdet.interfaces.deploy import CalibrationData, Evaluator, Progress
 from stdet.structures import Table
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.graph import load_model, read_graph
+from stdet_deploy_stm32.quantize.extras import EXTRAS
 from stdet_deploy_stm32.quantize.inspection import rank
-from stdet_deploy_stm32.quantize.nncf_biases import load_nncf
-from stdet_deploy_stm32.quantize.options import ALL_METHODS, NNCF, read_options
+from stdet_deploy_stm32.quantize.options import ALL_METHODS, read_options
 from stdet_deploy_stm32.quantize.pictures import plot_search
 from stdet_deploy_stm32.quantize.recipe import make_int8, save_int8
 
@@ -191,9 +190,9 @@ class _Search:
             "metric": self.evaluator.metric,
             "versions": [__version__, onnxruntime.__version__, np.__version__],
         }
-        if self.config.quantizer == NNCF:
-            load_nncf()
-            self.base["nncf"] = version("nncf")
+        if extra := EXTRAS.get(self.config.quantizer):
+            extra.load()
+            self.base[extra.name] = extra.version()
 
     def left(self) -> int:
         return self.config.iterative_quant_parameters.max_trials - len(self.trials)
