@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stdet.errors import ArtifactError, ExportError
 from stdet.export.metadata import read_provenance, read_spec
-from stdet.export.onnx import OPSET, export_onnx
+from stdet.export.onnx import OPSET, TOLERANCE, export_onnx
 from stdet.interfaces.detector import Candidates, Detector, Targets
 from stdet.structures import DetectorSpec, Preprocess
 
@@ -97,6 +97,19 @@ class Contrast(TwoHeads):
 
 def test_rounding_where_large_numbers_cancel_is_no_fault_of_the_graph(tmp_path: Path) -> None:
     assert export_onnx(Contrast(), tmp_path / "m.onnx").max_deviation < 1e-5
+
+
+class Sensitive(TwoHeads):
+    """The last digits of a float32, magnified to the whole range."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.sin(3e3 * x) for x in super().forward(images))
+
+
+def test_a_network_may_deviate_by_what_rounding_of_its_input_does_to_it(tmp_path: Path) -> None:
+    assert TOLERANCE < export_onnx(Sensitive(), tmp_path / "m.onnx").max_deviation < 0.1
+    with pytest.raises(ExportError, match="output `boxes` of the ONNX graph is off by"):
+        export_onnx(Sensitive(planted=True), tmp_path / "planted.onnx")
 
 
 def test_a_graph_that_computes_something_else_is_not_kept(tmp_path: Path) -> None:
