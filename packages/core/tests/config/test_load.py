@@ -377,6 +377,13 @@ def test_quantization_aware_training_must_be_for_the_file_that_a_chain_makes() -
         "makes them Int8 per_tensor"
         in problems(text.replace("Int4", "Int8") + "quantization: {granularity: per_tensor}")[0]
     )
+    for extra in ("SequentialMSE: True", "BiasCorrection: True", "Int4Share: 0.5"):
+        other = f"quantization: {{target_opset: 21, onnx_extra_options: {{{extra}}}}}\n"
+        assert f"changes them by {extra.split(':')[0]}" in problems(text.replace("Int4}", "Int8}") + other)[0]
+    assert (
+        "changes them by quantizer: nncf"
+        in problems(text.replace("Int4}", "Int8}") + "quantization: {quantizer: nncf}")[0]
+    )
     four = "quantization: {target_opset: 21, onnx_quant_parameters: {weightType: int4}}\n"
     assert read(text + four).training.quantization_aware == "Int4"
     (note,) = read(text.replace("chain_tqe", "evaluation")).notes

@@ -176,10 +176,26 @@ class Rules:
             self.problem(key, "can't be combined with fp16, whose bfloat16 rounds as coarsely as int8 does")
         if training.compile:
             self.problem(key, "can't be combined with compile: the simulation runs operator by operator")
-        wanted = (training.quantization_aware, "per_channel")
+        if mode in QUANTIZING_MODES:
+            self._simulates_what_is_made(key, training.quantization_aware, target)
+
+    def _simulates_what_is_made(self, key: str, weights: str, target: sections.Quantization) -> None:
+        wanted = (weights, "per_channel")
         made = (target.onnx_quant_parameters.weightType.capitalize(), target.granularity)
-        if mode in QUANTIZING_MODES and made != wanted:
+        if made != wanted:
             self.problem(key, f"simulates weights {' '.join(wanted)}, but quantization makes them {' '.join(made)}")
+        extra = target.onnx_extra_options
+        others = {
+            f"quantizer: {target.quantizer}": target.quantizer != "onnx_quantizer",
+            "SequentialMSE": extra.SequentialMSE,
+            "BiasCorrection": extra.BiasCorrection,
+            "Int4Share": extra.Int4Share > 0,
+        }
+        if any(others.values()):
+            named = ", ".join(name for name, on in others.items() if on)
+            self.problem(
+                key, f"trains for a file with these very weights and biases; quantization changes them by {named}"
+            )
 
     def _quantization(self) -> None:
         mode, section, model = self.mode, self.built["quantization"], self.built["model"]
