@@ -522,8 +522,13 @@ def test_smoothquant_helps_where_one_channel_dwarfs_the_others(
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, detector: Build, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "extra"),
+    [*((method, {}) for method in ALL_METHODS), ("MinMax", {"SequentialMSE": True, "BiasCorrection": True})],
+)
+def test_memory_does_not_grow_with_the_number_of_images(
+    tmp_path: Path, detector: Build, method: str, extra: dict[str, bool]
+) -> None:
     """128 px: 5 MiB of activations an image; held for 80 images they would be 400 MiB."""
     onnx.save(detector(size=128), tmp_path / "f.onnx")
     script = textwrap.dedent(f"""
@@ -538,7 +543,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, detector
             image = np.random.default_rng(0).integers(0, 256, (1, 3, 128, 128)).astype(np.float32)
             return CalibrationData(lambda: (image * (i % 7 + 1) for i in range(count)), count, "", "noise")
 
-        config = Quantization.model_validate({{"onnx_quant_parameters": {{"calibrate_method": "{method}"}}}})
+        config = Quantization.model_validate(
+            {{"onnx_quant_parameters": {{"calibrate_method": "{method}"}}, "onnx_extra_options": {extra}}}
+        )
         peaks = []
         for count in (4, 80):
             quantize_onnx(Path("f.onnx"), Path("q.onnx"), data(count), config)
