@@ -17,6 +17,7 @@ from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize import rounding
 from stdet_deploy_stm32.quantize.form import check_form
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.recipe import Int8, make_int8, quantize_onnx
@@ -139,6 +140,32 @@ def test_fully_connected_layers_and_products_are_refitted(
     assert made.record["sqnr_db"]["y"] > plain.record["sqnr_db"]["y"]
 
 
+def test_a_scale_is_not_made_smaller_than_the_bias_allows(
+    graph: Build, tmp_path: Path, section: Section, photos: Photos
+) -> None:
+    """The bias takes 95 % of 32 bits. Four bits would rather have a smaller scale, which would cut the bias."""
+    weight = np.random.default_rng(0).normal(0, 1, (2, 3, 3, 3)).astype(np.float32)
+    weight *= 7 / np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
+    node = helper.make_node("Conv", ["image", "w", "b"], ["y"], "conv", kernel_shape=[3, 3])
+    constants = {"w": weight, "b": np.full(2, 0.95 * 2**31, np.float32)}
+    onnx.save(graph([node], constants, {"image": [1, 3, 16, 16]}, {"y": [1, 2, 14, 14]}), tmp_path / "f.onnx")
+    params = {"calibrate_method": "MinMax", "weightType": "Int4"}
+    plain = make_int8(tmp_path / "f.onnx", photos(), section(params=params, target_opset=21))
+    made = make_int8(tmp_path / "f.onnx", photos(), section(params=params, target_opset=21, extra=REFIT))
+    assert made.record["refitted"]["layers"] == 1
+    assert made.record["sqnr_db"]["y"] > plain.record["sqnr_db"]["y"] - 1
+
+
+def test_a_layer_too_wide_for_its_matrix_keeps_its_rounding(
+    monkeypatch: pytest.MonkeyPatch, saved: Path, photos: Photos, section: Section
+) -> None:
+    monkeypatch.setattr(rounding, "_WIDEST", 9)
+    made = make_int8(saved, photos(), section(extra=REFIT))
+    plain = make_int8(saved, photos(), section())
+    assert made.record["refitted"]["layers"] == 4
+    assert np.array_equal(arrays(made.inside)["w0_quantized"], arrays(plain.inside)["w0_quantized"])
+
+
 @pytest.mark.parametrize(
     ("shape", "attributes"),
     [
@@ -159,7 +186,7 @@ def test_patches_are_what_a_convolution_multiplies(
     (expected,) = new_session(model.SerializeToString()).run(None, {"x": x})
     groups = attributes.get("group", 1)
     matrix = torch.from_numpy(weight.reshape(groups, shape[0] // groups, -1))
-    layer = Layer(node, node, node, 0, matrix, shape, torch.ones(1), 127)
+    layer = Layer(node, node, node, 0, matrix, shape, torch.ones(1), torch.zeros(1), 127)
     found = matrix @ layer.patches(x, torch.Generator().manual_seed(5))
     places = expected[0, 0].size
     order = torch.randperm(places, generator=torch.Generator().manual_seed(5))

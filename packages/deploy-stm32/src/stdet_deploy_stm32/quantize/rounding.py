@@ -19,6 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from stdet.interfaces.deploy import CalibrationData, Progress
+from stdet_deploy_stm32.host import return_memory
 from stdet_deploy_stm32.quantize.calibrate import SWEEP_IMAGES, images, subset
 from stdet_deploy_stm32.quantize.differentiate import one_thread, window
 from stdet_deploy_stm32.quantize.form import channel_axis
@@ -35,6 +36,10 @@ _SHARES = np.linspace(1.0, 0.5, 26)
 _DAMPING = 0.01
 """Share of its mean diagonal that is added to H: keeps weights near their own value where few patches decide."""
 _TINY = 1e-20
+_WIDEST = 4608
+"""Weights of a channel that H is made for, at most: 81 MiB. Wider layers keep their rounding."""
+_BLOCK = 128
+"""Weights between two updates of all the others."""
 _LARGEST = {TensorProto.INT4: 7, TensorProto.INT8: 127}
 """Largest stored value of symmetric weights by type; 16 bits round too finely to matter."""
 
@@ -50,6 +55,7 @@ class Layer:
         weight: float32 matrix of the float model.
         shape: of the weight as it is stored.
         scale: float32 (groups, channels of a group, 1), or (1, 1, 1) for all.
+        least: share of the scale below which the bias wouldn't fit into 32 bits, of the scale's shape.
         largest: stored value.
     """
 
@@ -60,6 +66,7 @@ class Layer:
     weight: Tensor
     shape: tuple[int, ...]
     scale: Tensor
+    least: Tensor
     largest: int
 
     def patches(self, x: np.ndarray, generator: torch.Generator) -> Tensor:
@@ -90,7 +97,8 @@ def refit_weights(
 ) -> dict[str, float]:
     """Replace the stored weights of `quantized` and their scales, in place.
 
-    Done for Conv over two axes, Gemm and MatMul with symmetric weights; the others keep their rounding.
+    Done for Conv over two axes, Gemm and MatMul with symmetric weights, up to `_WIDEST` a channel; the others keep their
+    rounding.
 
     Args:
         floating: the float model with the same node names.
@@ -107,22 +115,28 @@ def refit_weights(
     layers = _layers(floating, quantized)
     sweep = Sweep(quantized, images(floating, subset(data, SWEEP_IMAGES)))
     left = {}
+    return_memory()
     with one_thread():
         for index, layer in enumerate(layers):
             generator = torch.Generator().manual_seed(index)
             found = sweep.run([layer.node.input[0]], [later.node.input[0] for later in layers[index + 1 :]])
-            cost = _Cost(len(layer.weight), layer.weight.shape[2], (layer.patches(x, generator) for (x,) in found))
-            before = cost(_matrix(dequantized(layer.dq, quantized), layer.axis, len(layer.weight)) - layer.weight).sum()
             shares = [1.0] if layer.original.input[1] in fixed_scales else _SHARES
-            scale = _best_scale(layer, cost, shares)
-            steps = _descend(layer, cost, scale)
-            _store(quantized, layer, steps, scale)
-            after = cost(steps * scale - layer.weight).sum()
-            left[layer.node.name] = float(after / before) if before > 0 else 1.0
+            left[layer.node.name] = _refit(quantized, layer, (layer.patches(x, generator) for (x,) in found), shares)
             if progress is not None:
                 progress(index + 1, len(layers))
     prune(quantized)
     return left
+
+
+def _refit(quantized: ModelProto, layer: Layer, patches: Iterable[Tensor], shares: Iterable[float]) -> float:
+    """Replace one layer's weights; the cost after, as a share of the cost before."""
+    cost = _Cost(len(layer.weight), layer.weight.shape[2], patches)
+    before = cost(_matrix(dequantized(layer.dq, quantized), layer.axis, len(layer.weight)) - layer.weight).sum()
+    scale = _best_scale(layer, cost, shares)
+    steps = _descend(layer, cost, scale)
+    _store(quantized, layer, steps, scale)
+    after = cost(steps * scale - layer.weight).sum()
+    return float(after / before) if before > 0 else 1.0
 
 
 class _Cost:
@@ -152,7 +166,7 @@ def _best_scale(layer: Layer, cost: _Cost, shares: Iterable[float]) -> Tensor:
     """Of the layer's scale times each of `shares`, the one that costs least under plain rounding."""
     best, least = layer.scale, torch.full_like(layer.scale, torch.inf)
     for share in shares:
-        scale = layer.scale * share
+        scale = layer.scale * layer.least.clamp_min(share)
         loss = cost(_rounded(layer, scale) * scale - layer.weight)
         loss = loss if scale.shape == loss.shape else loss.sum().reshape(1, 1, 1)
         best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
@@ -164,16 +178,19 @@ def _descend(layer: Layer, cost: _Cost, scale: Tensor) -> Tensor:
     steps = _rounded(layer, scale)
     slope = (steps * scale - layer.weight) @ cost.matrix  # half the gradient
     for _ in range(PASSES):
-        moved = False
-        for k in range(steps.shape[2]):
-            row = cost.matrix[:, k : k + 1]
-            best = steps[..., k : k + 1] - slope[..., k : k + 1] / (row[..., k : k + 1] * scale)
-            change = best.round().clamp(-layer.largest, layer.largest) - steps[..., k : k + 1]
-            if change.any():
-                steps[..., k : k + 1] += change
-                slope += (change * scale) * row
-                moved = True
-        if not moved:
+        before = steps.clone()
+        for start in range(0, steps.shape[2], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            matrix, near, block = cost.matrix[:, part, part], slope[..., part].clone(), steps[..., part].clone()
+            for k in range(block.shape[2]):
+                row, one = matrix[:, k : k + 1], slice(k, k + 1)
+                best = block[..., one] - near[..., one] / (row[..., one] * scale)
+                change = best.round().clamp(-layer.largest, layer.largest) - block[..., one]
+                block[..., one] += change
+                near += (change * scale) * row
+            slope += ((block - steps[..., part]) * scale) @ cost.matrix[:, part]
+            steps[..., part] = block
+        if torch.equal(steps, before):
             break
     return steps
 
@@ -189,14 +206,16 @@ def _layers(floating: ModelProto, quantized: ModelProto) -> list[Layer]:
             continue
         weight = numpy_helper.to_array(weights[original.input[1]])
         groups = next((a.i for a in original.attribute if a.name == "group"), 1)
-        if weight.ndim != (4 if original.op_type == "Conv" else 2):
+        axis = channel_axis(original) % max(weight.ndim, 1)
+        if weight.ndim != (4 if original.op_type == "Conv" else 2) or weight.size > _WIDEST * weight.shape[axis]:
             continue
-        axis = channel_axis(original) % weight.ndim
         scale = torch.from_numpy(numpy_helper.to_array(constants[dq.input[1]]).copy())
         matrix = _matrix(weight, axis, groups)
         scale = scale.reshape(*matrix.shape[:2], 1) if scale.ndim else scale.reshape(1, 1, 1)
         largest = _LARGEST[constants[dq.input[0]].data_type]
-        found.append(Layer(original, node, dq, axis, matrix, weight.shape, scale, largest))
+        least = _bias_use(node, quantized).expand(matrix.shape[0] * matrix.shape[1])
+        least = least.reshape(scale.shape) if scale.numel() > 1 else least.max().reshape(1, 1, 1)
+        found.append(Layer(original, node, dq, axis, matrix, weight.shape, scale, least, largest))
     return found
 
 
@@ -216,6 +235,16 @@ def _fits(original: NodeProto, dq: NodeProto, constants: Mapping[str, TensorProt
     )
 
 
+def _bias_use(node: NodeProto, model: ModelProto) -> Tensor:
+    """Share of 31 bits that the int32 bias of each channel takes, float32 (C,) or (1,); 0 without such a bias."""
+    dq = producers(model).get(node.input[2]) if len(node.input) > 2 else None
+    stored = initializers(model).get(dq.input[0]) if dq is not None else None
+    if stored is None or stored.data_type != TensorProto.INT32:
+        return torch.zeros(1)
+    values = numpy_helper.to_array(stored).reshape(-1).astype(np.float64)
+    return torch.from_numpy((np.abs(values) / np.iinfo(np.int32).max).astype(np.float32))
+
+
 def _matrix(weight: np.ndarray, axis: int, groups: int) -> Tensor:
     """`weight` as a matrix of `Layer`."""
     return torch.from_numpy(np.moveaxis(weight, axis, 0).reshape(groups, weight.shape[axis] // groups, -1).copy())
@@ -233,4 +262,4 @@ def _store(model: ModelProto, layer: Layer, steps: Tensor, scale: Tensor) -> Non
     product = bias_scale(model, layer.node)
     dq = writers.get(layer.node.input[2]) if len(layer.node.input) > 2 else None
     if dq is not None and product is not None and constants[dq.input[0]].data_type == TensorProto.INT32:
-        store_bias(model, layer.node, dequantized(dq, model) / product, product, dq.input[0])
+        store_bias(model, layer.node, dequantized(dq, model).astype(np.float64) / product, product, dq.input[0])
