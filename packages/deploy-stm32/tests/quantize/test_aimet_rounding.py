@@ -16,7 +16,7 @@ from onnx import ModelProto, helper, numpy_helper
 from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.quantize import extras, recipe
+from stdet_deploy_stm32.quantize import aimet_rounding, extras, recipe
 from stdet_deploy_stm32.quantize.aimet_rounding import IMAGES, round_by_aimet
 from stdet_deploy_stm32.quantize.form import check_form
 from stdet_deploy_stm32.quantize.options import read_options
@@ -238,3 +238,15 @@ def test_the_real_library_rounds_otherwise_and_always_alike(
     assert min(record["sqnr_db"].values()) > (5 if options else 15)
     quantize_onnx(saved, tmp_path / "again.onnx", photos(8), asked)
     assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
+
+
+def test_the_real_library_takes_no_part_of_a_silu_for_the_whole(detector: Callable[..., ModelProto]) -> None:
+    """Should the first assertion fail one day, AIMET knows SiLU, and the graph can be given as it is."""
+    aimet, meta = pytest.importorskip("aimet_onnx"), pytest.importorskip("aimet_onnx.meta.utils")
+    misread, given = (
+        meta.get_module_act_func_pair(aimet.QuantizationSimModel(model).connected_graph)
+        for model in (detector(), aimet_rounding._with_plain_results(detector()))
+    )
+    assert (misread["stem"], misread["depthwise"]) == ("Relu", "Sigmoid")
+    assert given["stem"] == "Relu"
+    assert "depthwise" not in given
