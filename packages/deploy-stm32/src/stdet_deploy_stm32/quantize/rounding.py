@@ -19,7 +19,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from stdet.interfaces.deploy import CalibrationData, Progress
-from stdet_deploy_stm32.host import return_memory
 from stdet_deploy_stm32.quantize.calibrate import SWEEP_IMAGES, images, subset
 from stdet_deploy_stm32.quantize.differentiate import one_thread, window
 from stdet_deploy_stm32.quantize.form import channel_axis
@@ -115,7 +114,6 @@ def refit_weights(
     layers = _layers(floating, quantized)
     sweep = Sweep(quantized, images(floating, subset(data, SWEEP_IMAGES)))
     left = {}
-    return_memory()
     with one_thread():
         for index, layer in enumerate(layers):
             generator = torch.Generator().manual_seed(index)

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from onnxruntime import InferenceSession
 
-from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.host import new_session, return_memory
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, initializers, producers
 
 
@@ -22,6 +22,7 @@ class Sweep:
         """Args:
         model: QDQ form with a float input. The caller may change constants and what feeds them.
         """
+        return_memory()  # of the step before: the images come on top
         self._model = model
         self._held = [{graph_inputs(model)[0].name: image} for image in images]
 
