@@ -1,0 +1,136 @@
+"""What int8 costs each of the eight models: trained on generated images, quantized by the default recipe, both scored.
+
+Wanted: at most half a point of AP50, on images that neither training nor calibration saw; milli and tiny lose 0.9 and 0.6.
+The SSD models need more images than these to be detectors (MobileNetV3-small: 0.27). Training is plain torch over the
+Detector contract, float32 and without augmentation, just long enough to be a detector, so the numbers compare with each
+other only. Exporting, quantizing and scoring are `stdet`'s; quantizing runs in a process of its own, whose time and peak
+memory the system reports.
+
+Run: python benchmarks/quantized_models.py [MODEL ...] --json benchmarks/results/quantized_models.json
+With --keep FOLDER the trained models stay there as ONNX, and those found there aren't trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from harness import save
+from quantization import RECIPES, measure
+
+from stdet import api
+from stdet.build import Builder
+from stdet.data.preprocess import normalize, prepare
+from stdet.export.onnx import export_onnx
+from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.detector import Targets
+from stdet.plugins.loader import load_plugins
+from stdet.structures import Preprocess
+
+BATCH, LEARNING_RATE = 16, 0.002
+FAMILIES = {"ssd": (128, 40), "st_yolod": (96, 14)}
+"""Input size and epochs."""
+
+
+def config_of(model: str) -> dict[str, object]:
+    """The document of a configuration."""
+    size, _ = FAMILIES["st_yolod" if model.startswith("st_yolod") else "ssd"]
+    return {
+        "operation_mode": "quantization",
+        "general": {"logger": None},
+        "model": {"model_name": model, "input_shape": [3, size, size]},
+        "dataset": {
+            "dataset_name": "synthetic",
+            "class_names": ["disc", "triangle", "cross"],
+            "num_images": 640,  # and 160 each to validate and to test
+            "image_size": size,
+            "max_objects": 3,
+            "num_workers": 0,
+            "quantization_split": 0.2,
+        },
+    }
+
+
+def loaded(dataset: DetectionDataset, preprocess: Preprocess) -> tuple[np.ndarray, Targets]:
+    """The whole set: images as the network takes them, and their boxes in its pixels, which are those of the images."""
+    images = np.stack([prepare(dataset.read_image(i), preprocess)[0] for i in range(len(dataset))])
+    annotations = [dataset.annotation(i) for i in range(len(dataset))]
+    most = max(len(a.labels) for a in annotations)
+    boxes, labels = torch.zeros(len(dataset), most, 4), torch.full((len(dataset), most), -1)
+    for row, a in enumerate(annotations):
+        boxes[row, : len(a.labels)], labels[row, : len(a.labels)] = torch.tensor(a.boxes), torch.tensor(a.labels)
+    return normalize(images, preprocess), Targets(boxes, labels)
+
+
+def train(model: str, config: Path, onnx: Path) -> None:
+    """Train on the configured set, and export."""
+    torch.manual_seed(0)
+    catalogue, _ = load_plugins()
+    builder = Builder(api.load_config(config, [f"model.model_path={onnx}"]), catalogue)
+    dataset = builder.dataset("train", tuple(builder.config.dataset.class_names or ()))
+    spec = builder.spec(dataset.class_names)
+    detector = builder.detector(spec).to(memory_format=torch.channels_last).train()
+    images, targets = loaded(dataset, spec.preprocess)
+    epochs, steps = FAMILIES[spec.model_type][1], len(dataset) // BATCH
+    groups = detector.parameter_groups(LEARNING_RATE, 0.0, catalogue.family(model).training_options())
+    optimizer = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps)
+    for epoch in range(epochs):
+        total = 0.0
+        for rows in torch.randperm(len(dataset))[: steps * BATCH].view(steps, BATCH):
+            batch = torch.from_numpy(images[rows.numpy()]).contiguous(memory_format=torch.channels_last)
+            loss = detector.loss(detector(batch), Targets(targets.boxes[rows], targets.labels[rows]))["total"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        print(f"{model} epoch {epoch + 1}/{epochs} loss {total / steps:.3f}", flush=True)
+    export_onnx(detector.eval(), onnx)
+
+
+def row_of(model: str, recipe: str, folder: Path) -> dict[str, object]:
+    """Train (or find) a model under `folder`, quantize it, score both forms."""
+    config, onnx = folder / f"{model}.yaml", folder / f"{model}.onnx"
+    config.write_text(yaml.safe_dump(config_of(model)), encoding="utf-8")
+    if not onnx.exists():
+        train(model, config, onnx)
+    with tempfile.TemporaryDirectory() as scratch:
+        floating, int8 = measure(config, [f"model.model_path={onnx}"], [recipe], Path(scratch))
+    return {
+        "model": model,
+        "recipe": recipe,
+        "AP50_float": floating.ap50,
+        "AP50_int8": int8.ap50,
+        "drop_points": 100 * (floating.ap50 - int8.ap50),
+        "AP_float": floating.ap,
+        "AP_int8": int8.ap,
+        "quantize_s": int8.seconds,
+        "quantize_cpu_s": int8.cpu_s,
+        "peak_mib": int8.peak_mib,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=[listing.name for listing in api.list_components("models")])
+    parser.add_argument("--recipe", choices=RECIPES, default="Sensitivity (default)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where trained models stay")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for model in args.models:
+            rows.append(row_of(model, args.recipe, folder))
+            print(rows[-1], flush=True)
+            save(args.json, rows)
+
+
+if __name__ == "__main__":
+    main()
