@@ -81,9 +81,9 @@ def _batch(dataset: Shapes, spec: DetectorSpec) -> tuple[torch.Tensor, Targets]:
 
 
 def overfit(
-    name: str, size: int, max_steps: int, learning_rate: float, seed: int
+    name: str, size: int, max_steps: int, learning_rate: float, seed: int, wanted: float = WANTED
 ) -> tuple[dict[str, object], Detector, torch.Tensor, Targets]:
-    """Train until AP50 is there or the steps are used up: what came of it, the detector and its batch."""
+    """Train until AP50 is `wanted` or the steps are used up: what came of it, the detector and its batch."""
     catalogue, _ = load_plugins()
     family = catalogue.family(name)
     dataset = Shapes(size, seed)
@@ -103,7 +103,7 @@ def overfit(
     images = images.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(detector.parameter_groups(learning_rate, 0.0, family.training_options()))
     start, curve, step, ap50 = time.perf_counter(), [], 0, 0.0
-    while ap50 < WANTED and step < max_steps:
+    while ap50 < wanted and step < max_steps:
         detector.train()
         for _ in range(20):
             optimizer.zero_grad(set_to_none=True)

@@ -88,18 +88,20 @@ def scores(config: Path, overrides: Sequence[str], model: Path, folder: Path) ->
     return dict(json.loads(report.read_text(encoding="utf-8"))["metrics"])
 
 
-def measure(config: Path, overrides: Sequence[str], recipes: Sequence[str], scratch: Path) -> list[Row]:
-    """The float model, then every recipe."""
+def measure(
+    config: Path, overrides: Sequence[str], recipes: Sequence[str], scratch: Path, judged: Sequence[str] = ()
+) -> list[Row]:
+    """The float model, then every recipe; `judged` are overrides of the evaluation alone."""
     rows: list[Row] = []
     for recipe in recipes:
         folder = scratch / f"{config.stem}_{len(rows)}"
         spent = stdet("quantize", str(config), *overrides, *RECIPES[recipe], f"hydra.run.dir={folder}")
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))["stages"]["quantize"]
         if not rows:
-            found = scores(config, overrides, Path(record["float_path"]), folder / "float")
+            found = scores(config, [*overrides, *judged], Path(record["float_path"]), folder / "float")
             rows.append(Row(config.stem, "float", found["AP"], found["AP50"]))
             show(rows[-1])
-        found = scores(config, overrides, Path(record["path"]), folder / "int8")
+        found = scores(config, [*overrides, *judged], Path(record["path"]), folder / "int8")
         share = record["int16"]["share_of_activation_bytes"]
         rows.append(Row(config.stem, recipe, found["AP"], found["AP50"], *(round(v, 1) for v in spent), share))
         show(rows[-1])
