@@ -2,8 +2,9 @@
 
 It makes no claim. milli, 30 epochs, AP50 with four seeds (results/precision.json): 0.927, 0.918, 0.907, 0.838 in float32, and
 0.918, 0.684, 0.905, 0.848 in bfloat16. So three of four end within 0.01 of each other, less than the seed itself makes, and
-one lags far behind and is still rising; the cause isn't known. torch's bfloat16 gradients of depthwise windows larger than
-their map were one, in SSD, and aren't used any more.
+one lags far behind and is still rising. With its batch norms computed in float32, tried by hand on that one seed, it ends at
+0.916: the first thing to look at, more seeds and the time of a step included. torch's bfloat16 gradients of depthwise
+windows larger than their map were another cause, in SSD, and aren't used any more.
 Generated images, so the numbers mean something side by side only.
 Run: python benchmarks/precision.py
 """
