@@ -88,13 +88,7 @@ def _layers(model: ModelProto, recipe: Recipe) -> list[tuple[NodeProto, str]]:
     constants, overrides = initializers(model), {o.tensor: o for o in recipe.weight_overrides}
     found = []
     for node in model.graph.node:
-        if (
-            node.op_type not in _LAYERS
-            or node.input[1] not in constants
-            or node.name in recipe.exclude
-            or (recipe.nodes and node.name not in recipe.nodes)
-            or (recipe.op_types and node.op_type not in recipe.op_types)
-        ):
+        if node.op_type not in _LAYERS or node.input[1] not in constants or not recipe.chooses(node):
             continue
         override = overrides.get(node.input[1])
         kind = recipe.weight_type if override is None else override.quant_type or recipe.weight_type

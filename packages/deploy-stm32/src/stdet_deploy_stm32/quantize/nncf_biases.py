@@ -81,13 +81,7 @@ def _bits(nncf: Any, per_channel: bool) -> Any:
 
 
 def _left_in_float(model: ModelProto, recipe: Recipe) -> list[str]:
-    return [
-        node.name
-        for node in model.graph.node
-        if node.name in recipe.exclude
-        or (recipe.nodes and node.name not in recipe.nodes)
-        or (recipe.op_types and node.op_type not in recipe.op_types)
-    ]
+    return [node.name for node in model.graph.node if not recipe.chooses(node)]
 
 
 def _with_biases_of(quantized: ModelProto, floating: ModelProto) -> tuple[ModelProto, int]:

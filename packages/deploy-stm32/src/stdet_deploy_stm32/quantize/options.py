@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 from onnxruntime.quantization import QuantType
 
 from stdet.errors import QuantizationError
@@ -77,6 +78,14 @@ class Recipe:
     smooth_folding: bool
     weight_overrides: tuple[Override, ...]
     activation_overrides: tuple[Override, ...]
+
+    def chooses(self, node: NodeProto) -> bool:
+        """Whether `op_types`, `nodes` and `exclude` let this node be quantized."""
+        return (
+            node.name not in self.exclude
+            and (not self.nodes or node.name in self.nodes)
+            and (not self.op_types or node.op_type in self.op_types)
+        )
 
 
 def read_options(config: Any) -> Recipe:

@@ -101,13 +101,7 @@ def _quantized_weights(model: ModelProto, recipe: Recipe) -> dict[str, tuple[np.
     constants = initializers(model)
     found = {}
     for node in model.graph.node:
-        if (
-            node.op_type in WEIGHTED
-            and node.input[1] in constants
-            and node.name not in recipe.exclude
-            and (not recipe.nodes or node.name in recipe.nodes)
-            and (not recipe.op_types or node.op_type in recipe.op_types)
-        ):
+        if node.op_type in WEIGHTED and node.input[1] in constants and recipe.chooses(node):
             array = numpy_helper.to_array(constants[node.input[1]])
             found[node.input[1]] = (array, channel_axis(node) % array.ndim)
     return found
