@@ -120,17 +120,22 @@ def overfit(
     return result, detector, images, targets
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="registered names; all of them by default")
+def options(description: str) -> argparse.Namespace:
+    """Of the command line: which models, and how they are trained."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=load_plugins()[0].names("models"), help="all of them by default")
     parser.add_argument("--size", type=int, default=128, help="input side, pixels")
     parser.add_argument("--steps", type=int, default=600, help="give up after so many")
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results here")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = options(__doc__ or "")
     results = []
-    for name in args.models or load_plugins()[0].names("models"):
+    for name in args.models:
         print(name, flush=True)
         results.append(overfit(name, args.size, args.steps, args.lr, args.seed)[0])
         verdict = "ok" if results[-1]["AP50"] >= WANTED else "FAILED"

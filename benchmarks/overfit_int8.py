@@ -7,7 +7,6 @@ Run: python benchmarks/overfit_int8.py [MODEL ...] --json benchmarks/results/ove
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import save
-from overfit import IMAGES, Shapes, overfit
+from overfit import IMAGES, Shapes, options, overfit
 
 from stdet.config.schema import Quantization
 from stdet.data.preprocess import normalize, prepare
@@ -24,7 +23,6 @@ from stdet.evaluation.coco import evaluate
 from stdet.evaluation.predictors import OnnxPredictor
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.deploy import CalibrationData
-from stdet.plugins.loader import load_plugins
 from stdet_deploy_stm32.quantize.recipe import quantize_onnx
 
 WANTED = 0.999
@@ -63,16 +61,9 @@ def measure(name: str, size: int, steps: int, learning_rate: float, seed: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="registered names; all of them by default")
-    parser.add_argument("--size", type=int, default=128, help="input side, pixels")
-    parser.add_argument("--steps", type=int, default=600, help="give up after so many")
-    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    args = parser.parse_args()
+    args = options(__doc__ or "")
     rows = []
-    for name in args.models or load_plugins()[0].names("models"):
+    for name in args.models:
         rows.append(measure(name, args.size, args.steps, args.lr, args.seed))
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
         save(args.json, rows)
