@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -590,3 +592,9 @@ def test_pictures_are_written_and_show_the_boxes(tmp_path: Path) -> None:
     assert (tmp_path / "pr.png").stat().st_size > (tmp_path / "nothing.png").stat().st_size > 2000
     assert (tmp_path / "sheet.png").stat().st_size > 500
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_torchvision_is_imported_only_to_suppress_boxes() -> None:
+    """It brings torch's compiler, 160 MiB, which quantizing alone has no use for."""
+    code = "import sys, stdet.stages.quantize; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

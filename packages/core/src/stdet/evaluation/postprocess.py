@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from stdet.data.preprocess import normalize, prepare
 from stdet.evaluation.predictors import Predictor
@@ -74,6 +73,8 @@ def _nms(boxes: Tensor, scores: Tensor, nms_thresh: float, limit: int | None) ->
     Weaker boxes never suppress stronger ones, so the best few hundred decide alone as long as `limit` of them remain:
     on thousands of priors that all score a little, most of the time.
     """
+    from torchvision.ops import nms  # brings torch's compiler: 160 MiB and 2 s that quantizing alone needn't spend
+
     window = len(boxes) if limit is None else 4 * limit
     while True:
         kept = nms(boxes[:window], scores[:window], nms_thresh)[:limit]
