@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from stdet.errors import ModelError
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.detector import Targets
-from stdet_models_ssd.blocks import DepthwiseConv2d
 from stdet_models_ssd.detector import Ssd
 from stdet_models_ssd.family import SsdTrainingOptions
 from stdet_models_ssd.priors import make_priors
@@ -244,21 +243,6 @@ def test_a_single_value_a_channel_leaves_the_running_statistics_alone(make: Make
     assert torch.equal(norm.running_var, before)
     model(torch.rand(2, 3, 96, 96))
     assert not torch.equal(norm.running_var, before)
-
-
-@pytest.mark.parametrize(
-    ("channels", "kernel", "side", "dtype"),
-    [(64, 3, 7, "bfloat16"), (64, 3, 3, "bfloat16"), (72, 3, 7, "float32"), (64, 5, 7, "float32")]
-    + [(64, 3, side, "float32") for side in (1, 2)],
-)
-def test_depthwise_convolutions_that_bfloat16_slows_down_or_spoils_stay_in_float32(
-    channels: int, kernel: int, side: int, dtype: str
-) -> None:
-    conv, x = DepthwiseConv2d(channels, kernel, 2), torch.randn(2, channels, 9, side)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = conv(x.bfloat16())
-    assert mixed.dtype == getattr(torch, dtype)
-    torch.testing.assert_close(mixed.float(), conv(x), atol=0.02, rtol=0.02)
 
 
 def test_losses_under_bfloat16_are_finite_and_near_those_of_float32(name: str, make: Make) -> None:

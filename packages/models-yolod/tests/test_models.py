@@ -304,3 +304,17 @@ def test_a_few_steps_make_the_loss_fall_strongly() -> None:
         optimizer.step()
         totals.append(float(losses["total"].detach()))
     assert totals[-1] < 0.4 * totals[0]
+
+
+def test_the_smallest_input_trains_alone_and_in_bfloat16() -> None:
+    """At 32 px the last map is a single pixel: no variance for a batch norm, and taps that see nothing but padding."""
+    model = make(height=32, width=32).train()
+    targets = Targets(torch.tensor([[[4.0, 6, 28, 30]]]), torch.zeros(1, 1, dtype=torch.long))
+    depthwise = model.head.cls_convs[2][0].dconv.conv
+    kinds: list[torch.dtype] = []
+    depthwise.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = model(torch.rand(1, 3, 32, 32))
+    model.loss(raw, targets)["total"].backward()
+    assert kinds == [torch.float32]
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from stdet.nn.layers import DepthwiseConv2d
 from stdet.structures import DetectorSpec
 from stdet_models_ssd.blocks import Backbone, conv_extra, conv_head, conv_norm, pointwise_head, scaled
 from stdet_models_ssd.detector import Ssd, width_of
@@ -32,14 +33,14 @@ def mobilenet_v1(in_channels: int, width_mult: float) -> Backbone:
 
 def separable_extra(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
     """1x1, ReLU, depthwise 3x3 with stride 2, ReLU, 1x1: all with bias, no BatchNorm, nothing after the last."""
-    depthwise = nn.Conv2d(hidden, hidden, 3, 2, 1, groups=hidden)
+    depthwise = DepthwiseConv2d(hidden, 3, 2, bias=True)
     separable = nn.Sequential(depthwise, nn.ReLU(), nn.Conv2d(hidden, out_channels, 1))
     return nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), separable)
 
 
 def separable_head(in_channels: int, out_channels: int) -> nn.Module:
     """Depthwise 3x3, ReLU, 1x1, without BatchNorm: MobileNetV1's own."""
-    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels)
+    depthwise = DepthwiseConv2d(in_channels, 3, bias=True)
     return nn.Sequential(depthwise, nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from stdet.nn.layers import BatchNorm, DepthwiseConv2d
+
 Activation = Callable[[], nn.Module]
 """Makes a new activation module: one for each place, so that hooks and quantization can tell them apart."""
 
@@ -22,13 +24,15 @@ class ConvBnAct(nn.Module):
     """Convolution without bias, BatchNorm, activation; padding keeps the size at stride 1."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, act: Activation, groups: int = 1
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, act: Activation, *, depthwise: bool = False
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False
+        self.conv = (
+            DepthwiseConv2d(in_channels, kernel, stride)
+            if depthwise
+            else nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
         )
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = BatchNorm(out_channels)
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,7 +44,7 @@ class DepthwiseConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, act: Activation) -> None:
         super().__init__()
-        self.dconv = ConvBnAct(in_channels, in_channels, kernel, stride, act, groups=in_channels)
+        self.dconv = ConvBnAct(in_channels, in_channels, kernel, stride, act, depthwise=True)
         self.pconv = ConvBnAct(in_channels, out_channels, 1, 1, act)
 
     def forward(self, x: Tensor) -> Tensor:

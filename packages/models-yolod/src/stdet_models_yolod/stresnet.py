@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stdet.nn.layers import BatchNorm
+
 Rank = int | None
 """Inner channels of a chain; None for a plain convolution."""
 
@@ -42,15 +44,15 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, ranks: BlockRanks) -> None:
         super().__init__()
         self.conv1 = _conv(in_channels, out_channels, 3, stride, ranks.conv1)
-        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.bn1 = BatchNorm(out_channels)
         self.act1 = nn.ReLU()
         self.conv2 = _conv(out_channels, out_channels, 3, 1, ranks.conv2)
-        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.bn2 = BatchNorm(out_channels)
         self.act2 = nn.ReLU()
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             shortcut = _conv(in_channels, out_channels, 1, stride, ranks.shortcut)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
+            self.downsample = nn.Sequential(shortcut, BatchNorm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
@@ -76,7 +78,7 @@ class StResNet(nn.Module):
             nn.Conv2d(3, 16, 7, 2, 3, bias=False),
             nn.Conv2d(16, stem_channels, 1, bias=False),
         )
-        self.bn1 = nn.BatchNorm2d(stem_channels)
+        self.bn1 = BatchNorm(stem_channels)
         self.act1 = nn.ReLU()
         needs_projection = stem_channels != self.CHANNELS[0]
         self.proj = nn.Conv2d(stem_channels, self.CHANNELS[0], 1, bias=False) if needs_projection else nn.Identity()
