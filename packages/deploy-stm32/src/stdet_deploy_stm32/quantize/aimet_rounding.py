@@ -40,7 +40,7 @@ class Rounded:
     """Attributes:
     model: the float model, its weights on the steps that AIMET chose.
     recipe: with the scales of these steps as overrides, so that quantizing `model` changes no weight.
-    record: for the artifact's metadata.
+    record: for the artifact's metadata, under the library's name.
     """
 
     model: ModelProto
@@ -153,7 +153,7 @@ def _taken_over(
         "layers": rounded,
         "share_not_rounded_to_nearest": round(moved / weights, 4) if weights else 0.0,
     }
-    return Rounded(model, dataclasses.replace(recipe, weight_overrides=tuple(overrides.values())), record)
+    return Rounded(model, dataclasses.replace(recipe, weight_overrides=tuple(overrides.values())), {AIMET.name: record})
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.activations import plan_activations
-from stdet_deploy_stm32.quantize.aimet_rounding import round_by_aimet
+from stdet_deploy_stm32.quantize.aimet_rounding import Rounded, round_by_aimet
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.correction import correct_biases
 from stdet_deploy_stm32.quantize.extras import AIMET, EXTRAS, NNCF
@@ -103,19 +103,14 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     floating, ranges, recipe = plan.model, plan.ranges, plan.recipe
     narrow, narrow_share = int4_weights(floating, calibration, recipe, progress)
     recipe = dataclasses.replace(recipe, weight_overrides=(*recipe.weight_overrides, *narrow))
-    by_extra: dict[str, Any] = {}
-    if recipe.quantizer == NNCF.name:
-        floating, corrected = correct_by_nncf(floating, calibration, recipe, progress)
-        by_extra["nncf"] = {"version": NNCF.version(), "biases_corrected": corrected}
-    rounded, steps = floating, recipe
-    if recipe.quantizer == AIMET.name:
-        done = round_by_aimet(floating, calibration, recipe, progress)
-        rounded, steps, by_extra["aimet"] = done.model, done.recipe, done.record
+    floating, rounded = _by_library(floating, calibration, recipe, progress)
     if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     # An integer output needs the whole tail quantized; a float one is better off without.
     joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
-    quantized = insert_qdq(rounded, ranges, dataclasses.replace(steps, exclude=(*recipe.exclude, *joins)))
+    quantized = insert_qdq(
+        rounded.model, ranges, dataclasses.replace(rounded.recipe, exclude=(*recipe.exclude, *joins))
+    )
     sort_nodes(quantized)
     normalise(quantized, recipe.quantize_bias)
     adjusted = _adjust(floating, quantized, calibration, recipe, progress)
@@ -130,10 +125,24 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         | {"float_joins": list(joins)}
         | {"int4": {"tensors": [o.tensor for o in narrow], "share_of_weight_bytes": round(narrow_share, 4)}}
         | adjusted
-        | by_extra
+        | rounded.record
         | plan.record()
     )
     return Int8(original, floating, inside, quantized, record)
+
+
+def _by_library(
+    floating: ModelProto, data: CalibrationData, recipe: Recipe, progress: Progress | None
+) -> tuple[ModelProto, Rounded]:
+    """The float model, and its weights rounded, as the library that serves as quantizer makes them; else as they are."""
+    if recipe.quantizer == NNCF.name:
+        floating, corrected = correct_by_nncf(floating, data, recipe, progress)
+        return floating, Rounded(
+            floating, recipe, {NNCF.name: {"version": NNCF.version(), "biases_corrected": corrected}}
+        )
+    if recipe.quantizer == AIMET.name:
+        return floating, round_by_aimet(floating, data, recipe, progress)
+    return floating, Rounded(floating, recipe, {})
 
 
 def _adjust(
