@@ -9,8 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.calibrate import float_activations, images
+from stdet_deploy_stm32.quantize.calibrate import float_activations, images, watching
 from stdet_deploy_stm32.quantize.surgery import graph_inputs
 
 MAX_IMAGES = 64
@@ -57,17 +56,13 @@ def range_settling(model: ModelProto, calibration: CalibrationData) -> dict[str,
 
 def _extremes(model: ModelProto, calibration: CalibrationData) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(images, tensors) smallest and largest values, and the tensors' names."""
-    watched = ModelProto()
-    watched.CopyFrom(model)
     name = graph_inputs(model)[0].name
-    values = [value for value in float_activations(model) if value.name != name]
-    del watched.graph.output[:]
-    watched.graph.output.extend(values)
-    session = new_session(watched.SerializeToString(), optimize=False)
-    names = [value.name for value in values]
+    names = [value.name for value in float_activations(model) if value.name != name]
+    session = watching(model, names)
     lows, highs = [], []
     for image in islice(images(model, calibration), MAX_IMAGES):
         found = session.run(names, {name: image})
         lows.append([float(array.min()) for array in found])
         highs.append([float(array.max()) for array in found])
+        del found  # before the next image's
     return np.array(lows).reshape(len(lows), -1), np.array(highs).reshape(len(highs), -1), names
