@@ -40,10 +40,12 @@ def new_session(model: Path | bytes, threads: int = THREADS, optimize: bool = Tr
         options.enable_cpu_mem_arena = False  # it grows by doubling; whoever looks at every tensor counts the bytes
     try:
         source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class
         name = "the model" if isinstance(model, bytes) else str(model)
         raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error
+    return_memory()  # of the file as it was parsed
+    return session
 
 
 def return_memory() -> None:
