@@ -22,6 +22,7 @@ from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.activations import plan_activations
 from stdet_deploy_stm32.quantize.aimet_rounding import Rounded, round_by_aimet
+from stdet_deploy_stm32.quantize.answers import answer_ranges
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.correction import correct_biases
 from stdet_deploy_stm32.quantize.extras import AIMET, EXTRAS, NNCF
@@ -30,7 +31,7 @@ from stdet_deploy_stm32.quantize.insert import insert_qdq
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter
 from stdet_deploy_stm32.quantize.nncf_biases import correct_by_nncf
 from stdet_deploy_stm32.quantize.normalise import normalise
-from stdet_deploy_stm32.quantize.options import Recipe, read_options
+from stdet_deploy_stm32.quantize.options import SENSITIVITY, Recipe, read_options
 from stdet_deploy_stm32.quantize.precision import int4_weights
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.rounding import refit_weights
@@ -106,6 +107,8 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     floating, rounded = _by_library(floating, calibration, recipe, progress)
     if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
+        if spec.box_coding == "ssd" and recipe.method == SENSITIVITY:
+            ranges |= answer_ranges(floating, ranges, calibration)
     # An integer output needs the whole tail quantized; a float one is better off without.
     joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
     quantized = insert_qdq(

@@ -1,0 +1,81 @@
+"""The ranges that an SSD's outputs need: those of the priors that can become detections.
+
+Most priors are sure to be background, and training leaves their values free: on a MobileNetV1 that finds its objects with
+offsets within 7 and logits within 5, they reached 117 and 86. One scale for all of them rounds the box of each detection to
+steps of 0.7. Cut to the range of the others, they stay background.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import ModelProto
+
+from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize.calibrate import images, subset
+from stdet_deploy_stm32.quantize.surgery import graph_inputs, producers
+from stdet_deploy_stm32.quantize.tail import LAYOUT
+
+IMAGES = 64
+LEAST_SCORE = 1e-3
+"""A prior below this is no detection, at any threshold that is of use."""
+
+_SURE = -math.log(LEAST_SCORE)
+"""A background's logit that much above all others keeps the prior below `LEAST_SCORE`, so one scale must reach as far."""
+
+Ranges = dict[str, tuple[float, float]]
+
+
+def answer_ranges(model: ModelProto, ranges: Ranges, data: CalibrationData) -> Ranges:
+    """`ranges` of what only moves on its way to an output, cut to what the priors above `LEAST_SCORE` need.
+
+    A prior that the cut itself would lift above it counts as one of them: softmax sees differences, so a large value that
+    all classes share must stay.
+
+    Args:
+        model: float, with SSD's outputs: logits (1, N, 1 + classes), the background first, and offsets (1, N, 4).
+        ranges: (low, high) by tensor, over all images.
+    """
+    logits_name, offsets_name = (value.name for value in model.graph.output)
+    session = new_session(model.SerializeToString())
+    name = graph_inputs(model)[0].name
+    runs = [session.run([logits_name, offsets_name], {name: image}) for image in images(model, subset(data, IMAGES))]
+    logits, offsets = [run[0][0] for run in runs], [run[1][0] for run in runs]
+    count = [best_scores(one) >= LEAST_SCORE for one in logits]
+    while True:
+        low, high = _limits(logits, count)
+        limits = (min(low, -_SURE), max(high, _SURE))
+        lifted = [~c & (best_scores(one.clip(*limits)) >= LEAST_SCORE) for one, c in zip(logits, count, strict=True)]
+        if not np.any(lifted):
+            break
+        count = [c | more for c, more in zip(count, lifted, strict=True)]
+    cut: Ranges = {}
+    for output, (low, high) in ((logits_name, limits), (offsets_name, _limits(offsets, count))):
+        cut |= {n: (max(low, ranges[n][0]), min(high, ranges[n][1])) for n in moved_to(model, output) if n in ranges}
+    return cut
+
+
+def best_scores(logits: np.ndarray) -> np.ndarray:
+    """float (N,): the softmax score of each prior's best class, background left out, of logits (N, 1 + classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers[:, 1:].max(1) / powers.sum(1))
+
+
+def moved_to(model: ModelProto, output: str) -> list[str]:
+    """`output` and the tensors whose values reach it unchanged."""
+    made, found, waiting = producers(model), [], [output]
+    while waiting:
+        name = waiting.pop()
+        found.append(name)
+        node = made.get(name)
+        if node is not None and node.op_type in LAYOUT:
+            waiting += node.input if node.op_type == "Concat" else node.input[:1]
+    return found
+
+
+def _limits(values: list[np.ndarray], count: list[np.ndarray]) -> tuple[float, float]:
+    """The range, with 0 in it, of the rows of each image's `values` that count."""
+    chosen = [one[rows] for one, rows in zip(values, count, strict=True)]
+    return min(float(c.min(initial=0.0)) for c in chosen), max(float(c.max(initial=0.0)) for c in chosen)
