@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
+from stdet.export.metadata import write_metadata
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.quantize.answers import LEAST_SCORE, answer_ranges, best_scores
+from stdet.structures import DetectorSpec, Preprocess
+from stdet_deploy_stm32.quantize.answers import LEAST_SCORE, answer_ranges, best_scores, is_ssd
+from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter
 
 PRIORS = 5
 OBJECT, BACKGROUND = (0.0, 3.0, -2.0), (80.0, -60.0, -70.0)
@@ -54,6 +57,26 @@ def test_values_of_sure_background_are_cut_off() -> None:
     assert found["l"] == (low, high)
     assert -7 < low < high < 7
     assert "image" not in found
+
+
+def test_signal_and_noise_are_those_of_possible_detections() -> None:
+    model = ssd()
+    clipped = ssd()
+    clipped.graph.node[1].input[0] = "shorter"
+    clipped.graph.node.insert(1, helper.make_node("Clip", ["l", "least", "most"], ["shorter"]))
+    for name, value in (("least", -10.0), ("most", 10.0)):
+        clipped.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
+
+    def batches() -> Iterator[np.ndarray]:
+        logits = np.array([OBJECT] + [BACKGROUND] * 4, np.float32)
+        yield np.concatenate([logits, np.ones((PRIORS, 4), np.float32)], 1)[None]
+
+    data = CalibrationData(batches=batches, count=1, sha256="", source="test")
+    assert not is_ssd(model)
+    assert SqnrMeter(model, data, 1)(clipped)["output"] < 5
+    write_metadata(model, DetectorSpec("m", "ssd", ("a", "b"), Preprocess(8, 8), "ssd", (8,), {}), {})
+    assert is_ssd(model)
+    assert SqnrMeter(model, data, 1)(clipped)["output"] == NO_NOISE_DB
 
 
 def test_what_all_logits_of_a_prior_share_is_kept() -> None:

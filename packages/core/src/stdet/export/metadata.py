@@ -38,15 +38,23 @@ def read_spec(path: Path) -> DetectorSpec | None:
     Raises:
         ArtifactError: not an ONNX file, or metadata of another format or damaged.
     """
-    found = _properties(path)
+    return _spec_in(_properties(path), str(path))
+
+
+def spec_of(model: onnx.ModelProto) -> DetectorSpec | None:
+    """As `read_spec`, of a model that is loaded already."""
+    return _spec_in({p.key: p.value for p in model.metadata_props}, "the model")
+
+
+def _spec_in(found: dict[str, str], where: str) -> DetectorSpec | None:
     if SPEC_KEY not in found:
         return None
     if found.get(FORMAT_KEY) != FORMAT:
-        raise ArtifactError(f"{path} has metadata of format {found.get(FORMAT_KEY)}; this version reads {FORMAT}")
+        raise ArtifactError(f"{where} has metadata of format {found.get(FORMAT_KEY)}; this version reads {FORMAT}")
     try:
         return DetectorSpec.from_dict(json.loads(found[SPEC_KEY]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: the metadata {SPEC_KEY} is damaged: {error}") from error
+        raise ArtifactError(f"{where}: the metadata {SPEC_KEY} is damaged: {error}") from error
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from onnx import ModelProto
 
+from stdet.export.metadata import spec_of
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.calibrate import images, subset
@@ -26,6 +27,12 @@ _SURE = -math.log(LEAST_SCORE)
 """A background's logit that much above all others keeps the prior below `LEAST_SCORE`, so one scale must reach as far."""
 
 Ranges = dict[str, tuple[float, float]]
+
+
+def is_ssd(model: ModelProto) -> bool:
+    """Whether the metadata says that the outputs are an SSD's: logits (1, N, 1 + classes) and offsets (1, N, 4)."""
+    spec = spec_of(model)
+    return spec is not None and spec.box_coding == "ssd"
 
 
 def answer_ranges(model: ModelProto, ranges: Ranges, data: CalibrationData) -> Ranges:

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.quantize.answers import LEAST_SCORE, best_scores, is_ssd
 from stdet_deploy_stm32.quantize.calibrate import images
 from stdet_deploy_stm32.quantize.surgery import consumers, dequantized, graph_inputs, initializers, producers
 
@@ -151,7 +152,10 @@ def _insert_pair(model: ModelProto, tensor: str, parameters: list[str], is_outpu
 
 
 class SqnrMeter:
-    """Compares models with the float one on a few images, whose float outputs are computed once."""
+    """Compares models with the float one on a few images, whose float outputs are computed once.
+
+    Of an SSD's outputs the priors count that can be detections (`answers.LEAST_SCORE`), where there are any.
+    """
 
     def __init__(self, floating: ModelProto, calibration: CalibrationData, count: int) -> None:
         self.input = graph_inputs(floating)[0].name
@@ -159,15 +163,20 @@ class SqnrMeter:
         self.images = list(islice(images(floating, calibration), count))
         session = new_session(floating.SerializeToString())
         self.real = [session.run(self.outputs, {self.input: image}) for image in self.images]
+        self._parts: list[Any] = [...] * len(self.images)
+        if is_ssd(floating):
+            counts = [best_scores(real[0][0]) >= LEAST_SCORE for real in self.real]
+            if np.any(counts):
+                self._parts = [(slice(None), rows) for rows in counts]
 
     def __call__(self, model: ModelProto) -> dict[str, float]:
         """SQNR of each output in dB over all images."""
         session = new_session(model.SerializeToString())
         signal, noise = np.zeros(len(self.outputs)), np.zeros(len(self.outputs))
-        for image, real in zip(self.images, self.real, strict=True):
+        for image, real, part in zip(self.images, self.real, self._parts, strict=True):
             for k, (x, y) in enumerate(zip(real, session.run(self.outputs, {self.input: image}), strict=True)):
-                signal[k] += np.square(x, dtype=np.float64).sum()
-                noise[k] += np.square(x - y, dtype=np.float64).sum()
+                signal[k] += np.square(x[part], dtype=np.float64).sum()
+                noise[k] += np.square((x - y)[part], dtype=np.float64).sum()
         return {name: decibel(s, n) for name, s, n in zip(self.outputs, signal, noise, strict=True)}
 
 

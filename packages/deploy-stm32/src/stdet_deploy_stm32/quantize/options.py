@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,7 +240,8 @@ def _override(key: str, entry: Any) -> Override:
     """Reads `[name, {quant_type, scale, zero_point, axis}]`."""
     where = f"quantization.onnx_extra_options.{key}"
     allowed = {"quant_type", "scale", "zero_point", "axis"}
-    if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[0], str):
+    pair = isinstance(entry, (list, tuple)) and len(entry) == 2
+    if not pair or not isinstance(entry[0], str) or not isinstance(entry[1], Mapping):
         raise QuantizationError(f"{where}: {entry!r} isn't [name, {{settings}}]")
     name, settings = entry[0], dict(entry[1])
     if unknown := settings.keys() - allowed:
@@ -250,9 +251,16 @@ def _override(key: str, entry: Any) -> Override:
     if not settings.keys() & {"quant_type", "scale", "axis"}:
         raise QuantizationError(f"{where}: `{name}` changes nothing", f"give one of {', '.join(sorted(allowed))}")
     quant_type = settings.get("quant_type")
-    scale = None if "scale" not in settings else tuple(float(v) for v in np.atleast_1d(settings["scale"]))
-    zero_point = None if scale is None else tuple(int(v) for v in np.atleast_1d(settings["zero_point"]))
-    axis = settings.get("axis")
+    try:
+        scale = None if "scale" not in settings else tuple(float(v) for v in np.atleast_1d(settings["scale"]))
+        zero_point = None if scale is None else tuple(int(v) for v in np.atleast_1d(settings["zero_point"]))
+        axis = None if settings.get("axis") is None else int(settings["axis"])
+    except (TypeError, ValueError) as error:
+        raise QuantizationError(
+            f"{where}: `{name}` has a scale, zero point or axis that is no number: {error}"
+        ) from error
+    if scale is not None and not all(0 < s < float("inf") for s in scale):
+        raise QuantizationError(f"{where}: `{name}` has the scale {settings['scale']}", "a scale is above 0")
     if scale is not None and zero_point is not None and len(scale) != len(zero_point):
         raise QuantizationError(f"{where}: `{name}` has {len(scale)} scales and {len(zero_point)} zero points")
     if scale is not None and len(scale) > 1 and axis is None:

@@ -16,13 +16,13 @@ from onnx import ModelProto
 
 from stdet.artifacts import atomic_path, sha256_file
 from stdet.errors import ArtifactError, QuantizationError
-from stdet.export.metadata import QUANTIZATION_KEY, read_spec
+from stdet.export.metadata import QUANTIZATION_KEY, spec_of
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.host import new_session, random_inputs
 from stdet_deploy_stm32.quantize.activations import plan_activations
 from stdet_deploy_stm32.quantize.aimet_rounding import Rounded, round_by_aimet
-from stdet_deploy_stm32.quantize.answers import answer_ranges
+from stdet_deploy_stm32.quantize.answers import answer_ranges, is_ssd
 from stdet_deploy_stm32.quantize.borders import border_types, pixel_range, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.correction import correct_biases
 from stdet_deploy_stm32.quantize.extras import AIMET, EXTRAS, NNCF
@@ -94,8 +94,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         raise QuantizationError(
             f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
         )
-    floating, spec = prepare(model, recipe.target_opset), read_spec(model)
-    original = floating
+    original = floating = prepare(model, recipe.target_opset)
     if extra := EXTRAS.get(recipe.quantizer):
         extra.load()  # what is missing is told before the work begins
     if recipe.smooth_alpha is not None:
@@ -105,10 +104,10 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     narrow, narrow_share = int4_weights(floating, calibration, recipe, progress)
     recipe = dataclasses.replace(recipe, weight_overrides=(*recipe.weight_overrides, *narrow))
     floating, rounded = _by_library(floating, calibration, recipe, progress)
-    if spec is not None:
+    if (spec := spec_of(original)) is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
-        if spec.box_coding == "ssd" and recipe.method == SENSITIVITY:
-            ranges |= answer_ranges(floating, ranges, calibration)
+    if recipe.method == SENSITIVITY and is_ssd(original):
+        ranges |= answer_ranges(floating, ranges, calibration)
     # An integer output needs the whole tail quantized; a float one is better off without.
     joins = unlike_joins(floating, ranges) if recipe.output_type == "float" and not recipe.nodes else ()
     quantized = insert_qdq(
