@@ -7,7 +7,6 @@ augmentation, so a failure is the network's, the assignment's or the loss's. Run
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from harness import save
 
 from stdet.data.preprocess import normalize, prepare
 from stdet.evaluation.coco import evaluate
@@ -140,8 +140,7 @@ def main() -> int:
         results.append(overfit(name, args.size, args.steps, args.lr, args.seed)[0])
         verdict = "ok" if results[-1]["AP50"] >= WANTED else "FAILED"
         print(f"  {verdict}: AP50 {results[-1]['AP50']:.4f}, {results[-1]['steps']} steps, {results[-1]['seconds']} s")
-        if args.json:  # after each model, so that a run that is stopped leaves what it found out
-            args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        save(args.json, results)  # after each model, so that a run that is stopped leaves what it found out
     return int(any(result["AP50"] < WANTED for result in results))
 
 

@@ -1,10 +1,8 @@
 """What int8 costs each of the eight models: trained on generated images, quantized by the default recipe, both scored.
 
-Claim: the two YOLODs lose at most half a point of AP50, on 2000 images that neither training nor calibration saw.
-The SSD models need more images than these to be detectors (MobileNetV3-small: 0.27). Training is plain torch over the
-Detector contract, float32 and without augmentation, just long enough to be a detector, so the numbers compare with each
-other only. Exporting, quantizing and scoring are `stdet`'s; quantizing runs in a process of its own, whose time and peak
-memory the system reports.
+Claim: each loses at most half a point of AP50, on 2000 images that neither training nor calibration saw.
+Training is plain torch over the Detector contract, float32 and without augmentation, just long enough to be a detector, so
+the numbers compare with each other only. Exporting, quantizing and scoring are `stdet`'s.
 
 Run: python benchmarks/quantized_models.py [MODEL ...] --json benchmarks/results/quantized_models.json
 With --keep FOLDER the trained models stay there as ONNX, and those found there aren't trained again.
@@ -14,6 +12,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,61 +32,90 @@ from stdet.interfaces.detector import Targets
 from stdet.plugins.loader import load_plugins
 from stdet.structures import Preprocess
 
-BATCH, LEARNING_RATE = 16, 0.002
-FAMILIES = {"ssd": (128, 40), "st_yolod": (96, 14)}
-"""Input size and epochs."""
+
+@dataclass(frozen=True)
+class Schooling:
+    """How a family is trained; `warm_up` is the share of the steps in which the learning rate rises."""
+
+    classes: tuple[str, ...]
+    images: int
+    epochs: int
+    batch: int
+    warm_up: float
+    options: dict[str, str]
+
+
+LEARNING_RATE = 0.002
+FAMILIES = {
+    "ssd": Schooling(("disc",), 5120, 3, 8, 0.05, {"forced_priors": "all"}),
+    "st_yolod": Schooling(("disc", "triangle", "cross"), 640, 14, 16, 0.3, {}),
+}
+"""From random weights, SSD takes far more images than these to tell the shapes from each other."""
+SIZE = 96
 JUDGED = ("dataset.num_images=8000",)
 """A quarter of them is the test set: on 160 images half a point was chance."""
 
 
 def config_of(model: str) -> dict[str, object]:
     """The document of a configuration."""
-    size, _ = FAMILIES["st_yolod" if model.startswith("st_yolod") else "ssd"]
+    family = FAMILIES["st_yolod" if model.startswith("st_yolod") else "ssd"]
     return {
         "operation_mode": "quantization",
         "general": {"logger": None},
-        "model": {"model_name": model, "input_shape": [3, size, size]},
+        "model": {"model_name": model, "input_shape": [3, SIZE, SIZE]},
         "dataset": {
             "dataset_name": "synthetic",
-            "class_names": ["disc", "triangle", "cross"],
-            "num_images": 640,  # for training
-            "image_size": size,
+            "class_names": list(family.classes),
+            "num_images": family.images,
+            "image_size": SIZE,
             "max_objects": 3,
             "num_workers": 0,
-            "quantization_split": 0.2,
+            "quantization_split": 128 / family.images,
         },
     }
 
 
-def loaded(dataset: DetectionDataset, preprocess: Preprocess) -> tuple[np.ndarray, Targets]:
-    """The whole set: images as the network takes them, and their boxes in its pixels, which are those of the images."""
-    images = np.stack([prepare(dataset.read_image(i), preprocess)[0] for i in range(len(dataset))])
+def loaded(dataset: DetectionDataset, preprocess: Preprocess) -> tuple[torch.Tensor, Targets]:
+    """The whole set: uint8 images in the network's layout, and their boxes in its pixels, which are those of the images."""
+    images = torch.from_numpy(np.stack([prepare(dataset.read_image(i), preprocess)[0] for i in range(len(dataset))]))
     annotations = [dataset.annotation(i) for i in range(len(dataset))]
     most = max(len(a.labels) for a in annotations)
     boxes, labels = torch.zeros(len(dataset), most, 4), torch.full((len(dataset), most), -1)
     for row, a in enumerate(annotations):
         boxes[row, : len(a.labels)], labels[row, : len(a.labels)] = torch.tensor(a.boxes), torch.tensor(a.labels)
-    return normalize(images, preprocess), Targets(boxes, labels)
+    return images, Targets(boxes, labels)
 
 
-def train(model: str, config: Path, onnx: Path) -> None:
-    """Train on the configured set, and export."""
-    torch.manual_seed(0)
+def train(
+    model: str,
+    config: Path,
+    onnx: Path,
+    epochs: int | None,
+    seed: int = 0,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Train on the configured set, for `epochs` or as its family does, and export; `autocast` surrounds forward passes."""
+    torch.manual_seed(seed)
     catalogue, _ = load_plugins()
     builder = Builder(api.load_config(config, [f"model.model_path={onnx}"]), catalogue)
     dataset = builder.dataset("train", tuple(builder.config.dataset.class_names or ()))
     spec = builder.spec(dataset.class_names)
     detector = builder.detector(spec).to(memory_format=torch.channels_last).train()
     images, targets = loaded(dataset, spec.preprocess)
-    epochs, steps = FAMILIES[spec.model_type][1], len(dataset) // BATCH
-    groups = detector.parameter_groups(LEARNING_RATE, 0.0, catalogue.family(model).training_options())
-    optimizer = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps)
+    family = FAMILIES[spec.model_type]
+    epochs = epochs or family.epochs
+    steps = len(dataset) // family.batch
+    options = catalogue.family(model).training_options.model_validate(family.options)
+    detector.use_training_options(options)
+    optimizer = torch.optim.Adam(detector.parameter_groups(LEARNING_RATE, 0.0, options))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps, pct_start=family.warm_up)
     for epoch in range(epochs):
         total = 0.0
-        for rows in torch.randperm(len(dataset))[: steps * BATCH].view(steps, BATCH):
-            batch = torch.from_numpy(images[rows.numpy()]).contiguous(memory_format=torch.channels_last)
-            loss = detector.loss(detector(batch), Targets(targets.boxes[rows], targets.labels[rows]))["total"]
+        for rows in torch.randperm(len(dataset))[: steps * family.batch].view(steps, -1):
+            batch = normalize(images[rows], spec.preprocess).contiguous(memory_format=torch.channels_last)
+            with autocast():
+                raw = detector(batch)
+            loss = detector.loss(raw, Targets(targets.boxes[rows], targets.labels[rows]))["total"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -95,12 +125,12 @@ def train(model: str, config: Path, onnx: Path) -> None:
     export_onnx(detector.eval(), onnx)
 
 
-def row_of(model: str, recipe: str, folder: Path) -> dict[str, object]:
+def row_of(model: str, recipe: str, folder: Path, epochs: int | None) -> dict[str, object]:
     """Train (or find) a model under `folder`, quantize it, score both forms."""
     config, onnx = folder / f"{model}.yaml", folder / f"{model}.onnx"
     config.write_text(yaml.safe_dump(config_of(model)), encoding="utf-8")
     if not onnx.exists():
-        train(model, config, onnx)
+        train(model, config, onnx, epochs)
     with tempfile.TemporaryDirectory() as scratch:
         floating, int8 = measure(config, [f"model.model_path={onnx}"], [recipe], Path(scratch), JUDGED)
     return {
@@ -113,7 +143,6 @@ def row_of(model: str, recipe: str, folder: Path) -> dict[str, object]:
         "AP_int8": int8.ap,
         "quantize_s": int8.seconds,
         "quantize_cpu_s": int8.cpu_s,
-        "peak_mib": int8.peak_mib,
     }
 
 
@@ -121,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=[listing.name for listing in api.list_components("models")])
     parser.add_argument("--recipe", choices=RECIPES, default="Sensitivity (default)")
+    parser.add_argument("--epochs", type=int, help="of the training; default: the family's")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where trained models stay")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     args = parser.parse_args()
@@ -129,7 +159,7 @@ def main() -> None:
         folder = args.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for model in args.models:
-            rows.append(row_of(model, args.recipe, folder))
+            rows.append(row_of(model, args.recipe, folder, args.epochs))
             print(rows[-1], flush=True)
             save(args.json, rows)
 
