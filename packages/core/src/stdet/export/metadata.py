@@ -38,23 +38,20 @@ def read_spec(path: Path) -> DetectorSpec | None:
     Raises:
         ArtifactError: not an ONNX file, or metadata of another format or damaged.
     """
-    return _spec_in(_properties(path), str(path))
+    return spec_of(_load(path), str(path))
 
 
-def spec_of(model: onnx.ModelProto) -> DetectorSpec | None:
-    """As `read_spec`, of a model that is loaded already."""
-    return _spec_in({p.key: p.value for p in model.metadata_props}, "the model")
-
-
-def _spec_in(found: dict[str, str], where: str) -> DetectorSpec | None:
+def spec_of(model: onnx.ModelProto, name: str) -> DetectorSpec | None:
+    """As `read_spec`, of a model that is loaded already; errors call it `name`."""
+    found = _properties_of(model)
     if SPEC_KEY not in found:
         return None
     if found.get(FORMAT_KEY) != FORMAT:
-        raise ArtifactError(f"{where} has metadata of format {found.get(FORMAT_KEY)}; this version reads {FORMAT}")
+        raise ArtifactError(f"{name} has metadata of format {found.get(FORMAT_KEY)}; this version reads {FORMAT}")
     try:
         return DetectorSpec.from_dict(json.loads(found[SPEC_KEY]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{where}: the metadata {SPEC_KEY} is damaged: {error}") from error
+        raise ArtifactError(f"{name}: the metadata {SPEC_KEY} is damaged: {error}") from error
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -81,16 +78,22 @@ def is_unfit_for_accuracy(path: Path) -> bool:
 def copy_with_property(source: Path, target: Path, key: str, document: dict[str, Any]) -> None:
     """Write the ONNX file `source` to `target`, atomically, with one more metadata property."""
     model = onnx.load(source)
-    properties = {p.key: p.value for p in model.metadata_props}
-    onnx.helper.set_model_props(model, properties | {key: json.dumps(document)})
+    onnx.helper.set_model_props(model, _properties_of(model) | {key: json.dumps(document)})
     write_bytes(target, lambda file: file.write(model.SerializeToString(deterministic=True)))
 
 
 def _properties(path: Path) -> dict[str, str]:
+    return _properties_of(_load(path))
+
+
+def _properties_of(model: onnx.ModelProto) -> dict[str, str]:
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def _load(path: Path) -> onnx.ModelProto:
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise ArtifactError(f"no model file at {path}", "check model.model_path") from error
     except Exception as error:  # protobuf raises its own kinds for a file that isn't ONNX
         raise ArtifactError(f"{path} is not a readable ONNX file: {error}") from error
-    return {p.key: p.value for p in model.metadata_props}

@@ -16,8 +16,8 @@ from stdet.export.metadata import spec_of
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.host import new_session
 from stdet_deploy_stm32.quantize.calibrate import images, subset
-from stdet_deploy_stm32.quantize.surgery import graph_inputs, producers
-from stdet_deploy_stm32.quantize.tail import LAYOUT
+from stdet_deploy_stm32.quantize.surgery import graph_inputs
+from stdet_deploy_stm32.quantize.tail import moved_to
 
 IMAGES = 64
 LEAST_SCORE = 1e-3
@@ -31,7 +31,7 @@ Ranges = dict[str, tuple[float, float]]
 
 def is_ssd(model: ModelProto) -> bool:
     """Whether the metadata says that the outputs are an SSD's: logits (1, N, 1 + classes) and offsets (1, N, 4)."""
-    spec = spec_of(model)
+    spec = spec_of(model, "the model")
     return spec is not None and spec.box_coding == "ssd"
 
 
@@ -68,18 +68,6 @@ def best_scores(logits: np.ndarray) -> np.ndarray:
     """float (N,): the softmax score of each prior's best class, background left out, of logits (N, 1 + classes)."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(powers[:, 1:].max(1) / powers.sum(1))
-
-
-def moved_to(model: ModelProto, output: str) -> list[str]:
-    """`output` and the tensors whose values reach it unchanged."""
-    made, found, waiting = producers(model), [], [output]
-    while waiting:
-        name = waiting.pop()
-        found.append(name)
-        node = made.get(name)
-        if node is not None and node.op_type in LAYOUT:
-            waiting += node.input if node.op_type == "Concat" else node.input[:1]
-    return found
 
 
 def _limits(values: list[np.ndarray], count: list[np.ndarray]) -> tuple[float, float]:

@@ -95,6 +95,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
             f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
         )
     original = floating = prepare(model, recipe.target_opset)
+    spec = spec_of(original, str(model))
     if extra := EXTRAS.get(recipe.quantizer):
         extra.load()  # what is missing is told before the work begins
     if recipe.smooth_alpha is not None:
@@ -104,7 +105,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     narrow, narrow_share = int4_weights(floating, calibration, recipe, progress)
     recipe = dataclasses.replace(recipe, weight_overrides=(*recipe.weight_overrides, *narrow))
     floating, rounded = _by_library(floating, calibration, recipe, progress)
-    if (spec := spec_of(original)) is not None:
+    if spec is not None:
         ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
     if recipe.method == SENSITIVITY and is_ssd(original):
         ranges |= answer_ranges(floating, ranges, calibration)

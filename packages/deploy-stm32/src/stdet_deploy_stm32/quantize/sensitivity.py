@@ -21,7 +21,7 @@ from stdet_deploy_stm32.quantize.differentiate import TorchGraph, one_thread
 from stdet_deploy_stm32.quantize.histogram import CHUNK
 from stdet_deploy_stm32.quantize.ranges import least_error_range, range_error
 from stdet_deploy_stm32.quantize.surgery import producers
-from stdet_deploy_stm32.quantize.tail import LAYOUT
+from stdet_deploy_stm32.quantize.tail import LAYOUT, moved_to
 
 _BINS = 2048
 _CONSTANT = 1e-10  # a variance below this share of the power is rounding
@@ -125,16 +125,8 @@ def _accumulate(
 def head_tensors(model: ModelProto) -> list[str]:
     """The outputs before they are joined, reshaped and transposed."""
     made = producers(model)
-    heads: dict[str, None] = {}
-    waiting = [value.name for value in reversed(model.graph.output)]
-    while waiting:
-        name = waiting.pop()
-        node = made.get(name)
-        if node is not None and node.op_type in LAYOUT:
-            waiting += list(reversed(node.input[: None if node.op_type == "Concat" else 1]))
-        elif node is not None:
-            heads[name] = None
-    return list(heads)
+    moved = (name for value in model.graph.output for name in moved_to(model, value.name))
+    return list(dict.fromkeys(name for name in moved if name in made and made[name].op_type not in LAYOUT))
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,19 @@ UNLIKE = 2.0
 """Tensors whose spans differ by more than this factor lose a bit or more of the narrower one under one scale."""
 
 
+def moved_to(model: ModelProto, output: str) -> list[str]:
+    """`output` and the tensors whose values reach it unchanged, its first part's first."""
+    made = producers(model)
+    found, waiting = [], [output]
+    while waiting:
+        name = waiting.pop()
+        found.append(name)
+        node = made.get(name)
+        if node is not None and node.op_type in LAYOUT:
+            waiting += reversed(node.input if node.op_type == "Concat" else node.input[:1])
+    return found
+
+
 def unlike_joins(model: ModelProto, ranges: dict[str, tuple[float, float]]) -> tuple[str, ...]:
     """Names of the nodes at the outputs that would force one scale on unlike tensors, in graph order.
 
