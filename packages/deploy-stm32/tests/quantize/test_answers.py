@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from stdet.export.metadata import write_metadata
 from stdet.interfaces.deploy import CalibrationData
 from stdet.structures import DetectorSpec, Preprocess
-from stdet_deploy_stm32.quantize.answers import LEAST_SCORE, answer_ranges, best_scores, is_ssd
+from stdet_deploy_stm32.quantize.answers import answer_ranges, is_ssd, possible
 from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter
 
 PRIORS = 5
@@ -92,9 +92,9 @@ def test_a_cut_makes_no_detection_and_changes_none(seed: int, spread: float) -> 
     logits = (rng.standard_normal((PRIORS, 3)) * spread + rng.normal(0, spread)).astype(np.float32)
     offsets = (rng.standard_normal((PRIORS, 4)) * spread).astype(np.float32)
     found = cut(logits, offsets)
-    matters = best_scores(logits) >= LEAST_SCORE
+    matters = possible(logits)
     after = logits.clip(*np.float32(found["output"])), offsets.clip(*np.float32(found["boxes"]))
     assert np.array_equal(after[0][matters], logits[matters])
     assert np.array_equal(after[1][matters], offsets[matters])
-    lifted = ~matters & (best_scores(after[0]) >= LEAST_SCORE)
+    lifted = ~matters & possible(after[0])
     assert not lifted.any()

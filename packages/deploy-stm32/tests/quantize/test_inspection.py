@@ -16,7 +16,7 @@ from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, group_effects, only, quantized_tensors, rank
+from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter, group_effects, only, quantized_tensors, rank
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.recipe import Int8, make_int8
 from stdet_deploy_stm32.quantize.settling import range_settling
@@ -84,14 +84,14 @@ def test_one_activation_alone_is_rounded_where_it_is_made(
 def test_a_tensor_with_a_ruined_range_comes_first(saved: Path, section: Section, photos: Photos) -> None:
     ruin = {"activations_tensor_override": [["m1", {"scale": 5.0, "zero_point": 0}]]}
     made = make_int8(saved, photos(), section(extra=ruin))
-    effects = rank(made.floating, made.inside, photos(), 3)
+    effects = rank(made.floating, made.inside, SqnrMeter(made.floating, photos(), 3))
     assert effects[0].tensor == "m1"
     assert effects[0].worst_db < effects[1].worst_db - 10
     assert [e.worst_db for e in effects] == sorted(e.worst_db for e in effects)
 
 
 def test_the_signal_to_noise_is_that_of_numpy(made: Int8, photos: Photos) -> None:
-    effects = {e.tensor: e for e in rank(made.floating, made.inside, photos(), 2)}
+    effects = {e.tensor: e for e in rank(made.floating, made.inside, SqnrMeter(made.floating, photos(), 2))}
     (entry,) = (t for t in quantized_tensors(made.floating, made.inside) if t.tensor == "c1")
     signal = noise = 0.0
     for image in list(photos().batches())[:2]:
@@ -101,7 +101,7 @@ def test_the_signal_to_noise_is_that_of_numpy(made: Int8, photos: Photos) -> Non
 
 
 def test_all_tensors_together_are_the_int8_model(made: Int8, photos: Photos) -> None:
-    groups = group_effects(made.floating, made.inside, photos(), 6)
+    groups = group_effects(made.floating, made.inside, SqnrMeter(made.floating, photos(), 6))
     assert groups["both"]["output"] == pytest.approx(made.record["sqnr_db"]["output"], abs=0.7)
     assert groups["both"]["output"] < min(groups["weights"]["output"], groups["activations"]["output"]) + 0.1
 
@@ -113,7 +113,7 @@ def test_a_tensor_that_rounds_to_itself_has_no_noise(graph: Build, section: Sect
     image = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
     data = CalibrationData(lambda: iter([image]), 1, "", "one")
     made = make_int8(tmp_path / "f.onnx", data, section())
-    effects = {e.tensor: e for e in rank(made.floating, made.inside, data, 1)}
+    effects = {e.tensor: e for e in rank(made.floating, made.inside, SqnrMeter(made.floating, data, 1))}
     assert effects["w"].sqnr_db["y"] == NO_NOISE_DB
     assert effects["x"].worst_db < NO_NOISE_DB
 

@@ -50,11 +50,11 @@ def answer_ranges(model: ModelProto, ranges: Ranges, data: CalibrationData) -> R
     name = graph_inputs(model)[0].name
     runs = [session.run([logits_name, offsets_name], {name: image}) for image in images(model, subset(data, IMAGES))]
     logits, offsets = [run[0][0] for run in runs], [run[1][0] for run in runs]
-    count = [best_scores(one) >= LEAST_SCORE for one in logits]
+    count = [possible(one) for one in logits]
     while True:
         low, high = _limits(logits, count)
         limits = (min(low, -_SURE), max(high, _SURE))
-        lifted = [~c & (best_scores(one.clip(*limits)) >= LEAST_SCORE) for one, c in zip(logits, count, strict=True)]
+        lifted = [~c & possible(one.clip(*limits)) for one, c in zip(logits, count, strict=True)]
         if not np.any(lifted):
             break
         count = [c | more for c, more in zip(count, lifted, strict=True)]
@@ -64,10 +64,14 @@ def answer_ranges(model: ModelProto, ranges: Ranges, data: CalibrationData) -> R
     return cut
 
 
-def best_scores(logits: np.ndarray) -> np.ndarray:
-    """float (N,): the softmax score of each prior's best class, background left out, of logits (N, 1 + classes)."""
+def possible(logits: np.ndarray) -> np.ndarray:
+    """bool (N,): the priors that can be detections, those whose best class but background has `LEAST_SCORE` or more.
+
+    Args:
+        logits: (N, 1 + classes), the background first.
+    """
     powers = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(powers[:, 1:].max(1) / powers.sum(1))
+    return np.asarray(powers[:, 1:].max(1) >= LEAST_SCORE * powers.sum(1))
 
 
 def _limits(values: list[np.ndarray], count: list[np.ndarray]) -> tuple[float, float]:

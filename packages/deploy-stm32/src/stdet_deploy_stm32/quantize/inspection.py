@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.answers import LEAST_SCORE, best_scores, is_ssd
+from stdet_deploy_stm32.quantize.answers import is_ssd, possible
 from stdet_deploy_stm32.quantize.calibrate import images
 from stdet_deploy_stm32.quantize.surgery import consumers, dequantized, graph_inputs, initializers, producers
 
@@ -154,7 +154,7 @@ def _insert_pair(model: ModelProto, tensor: str, parameters: list[str], is_outpu
 class SqnrMeter:
     """Compares models with the float one on a few images, whose float outputs are computed once.
 
-    Of an SSD's outputs the priors count that can be detections (`answers.LEAST_SCORE`), where there are any.
+    Of an SSD's outputs the priors count that can be detections (`answers.possible`), where there are any.
     """
 
     def __init__(self, floating: ModelProto, calibration: CalibrationData, count: int) -> None:
@@ -165,7 +165,7 @@ class SqnrMeter:
         self.real = [session.run(self.outputs, {self.input: image}) for image in self.images]
         self._parts: list[Any] = [...] * len(self.images)
         if is_ssd(floating):
-            counts = [best_scores(real[0][0]) >= LEAST_SCORE for real in self.real]
+            counts = [possible(real[0][0]) for real in self.real]
             if np.any(counts):
                 self._parts = [(slice(None), rows) for rows in counts]
 
@@ -188,19 +188,14 @@ def decibel(signal: float, noise: float) -> float:
 
 
 def rank(
-    floating: ModelProto,
-    quantized: ModelProto,
-    calibration: CalibrationData,
-    count: int,
-    progress: Progress | None = None,
+    floating: ModelProto, quantized: ModelProto, measure: SqnrMeter, progress: Progress | None = None
 ) -> list[Effect]:
     """The effect of each quantized tensor alone, the most harmful first.
 
     Args:
-        count: images to run; they are the first ones of `calibration`.
+        measure: against `floating`.
         progress: called after each tensor.
     """
-    measure = SqnrMeter(floating, calibration, count)
     tensors = quantized_tensors(floating, quantized)
     effects = []
     for index, t in enumerate(tensors):
@@ -210,11 +205,8 @@ def rank(
     return sorted(effects, key=lambda e: e.worst_db)
 
 
-def group_effects(
-    floating: ModelProto, quantized: ModelProto, calibration: CalibrationData, count: int
-) -> dict[str, dict[str, float]]:
+def group_effects(floating: ModelProto, quantized: ModelProto, measure: SqnrMeter) -> dict[str, dict[str, float]]:
     """SQNR of the outputs with all weights quantized, with all activations, and with both."""
-    measure = SqnrMeter(floating, calibration, count)
     tensors = quantized_tensors(floating, quantized)
     kinds = {"weights": ["weight"], "activations": ["activation"], "both": ["weight", "activation"]}
     return {name: measure(only(floating, [t for t in tensors if t.kind in wanted])) for name, wanted in kinds.items()}

@@ -16,7 +16,15 @@ from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator, Progress, QuantizationResult
 from stdet.structures import Table
 from stdet_deploy_stm32.quantize.foreign import normalise_file
-from stdet_deploy_stm32.quantize.inspection import Effect, group_effects, only, quantized_tensors, rank, with_scores
+from stdet_deploy_stm32.quantize.inspection import (
+    Effect,
+    SqnrMeter,
+    group_effects,
+    only,
+    quantized_tensors,
+    rank,
+    with_scores,
+)
 from stdet_deploy_stm32.quantize.options import choose
 from stdet_deploy_stm32.quantize.pictures import plot_ranking
 from stdet_deploy_stm32.quantize.recipe import Int8, make_int8, save_int8
@@ -76,7 +84,8 @@ def _inspection(job: Job) -> QuantizationResult:
     """Quantize, and measure what each tensor alone costs: `inspection.json` and `inspection.png` beside the file."""
     made = make_int8(job.model, job.images, job.config, job.progress)
     tables = [_examined(made, job)]
-    effects = rank(made.floating, made.inside, job.images, *_inspected(job))
+    measure = _meter(made, job)
+    effects = rank(made.floating, made.inside, measure, job.progress)
     wanted = job.config.iterative_quant_parameters.inspection_map
     metric = ""
     if wanted:
@@ -87,12 +96,12 @@ def _inspection(job: Job) -> QuantizationResult:
             )
         metric = job.evaluator.metric
         effects = with_scores(effects, _scores(made, effects[:wanted], job.evaluator, job.output.parent))
-    groups = group_effects(made.floating, made.inside, job.images, _inspected(job)[0])
+    groups = group_effects(made.floating, made.inside, measure)
     report = job.output.with_name("inspection.json")
     document = {
         "format": "stdet.inspection/1",
         "model": {"name": job.model.name, "sha256": sha256_file(job.model)},
-        "images": min(_inspected(job)[0], job.images.count),
+        "images": len(measure.images),
         "metric": metric or None,
         "groups": groups,
         "tensors": [asdict(e) | {"rank": i + 1} for i, e in enumerate(effects)],
@@ -135,9 +144,8 @@ MODES: dict[str, Callable[[Job], QuantizationResult]] = {
 }
 
 
-def _inspected(job: Job) -> tuple[int, Progress | None]:
-    """How many images to rank with, and the progress to report to."""
-    return job.config.iterative_quant_parameters.inspection_images, job.progress
+def _meter(made: Int8, job: Job) -> SqnrMeter:
+    return SqnrMeter(made.floating, job.images, job.config.iterative_quant_parameters.inspection_images)
 
 
 def _examined(made: Int8, job: Job) -> Table:
@@ -162,7 +170,7 @@ def _examined(made: Int8, job: Job) -> Table:
 
 def _worst_into(made: Int8, job: Job) -> Table:
     """Rank the tensors and put the worst ones into the record; the same as a table."""
-    effects = rank(made.floating, made.inside, job.images, *_inspected(job))
+    effects = rank(made.floating, made.inside, _meter(made, job), job.progress)
     made.record["worst_tensors"] = _brief(effects[:SHOWN])
     return _ranking_table(effects)
 

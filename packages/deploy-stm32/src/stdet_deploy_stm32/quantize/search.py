@@ -26,7 +26,7 @@ from stdet.structures import Table
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.graph import load_model, read_graph
 from stdet_deploy_stm32.quantize.extras import EXTRAS
-from stdet_deploy_stm32.quantize.inspection import rank
+from stdet_deploy_stm32.quantize.inspection import SqnrMeter, rank
 from stdet_deploy_stm32.quantize.options import ALL_METHODS, read_options
 from stdet_deploy_stm32.quantize.pictures import plot_search
 from stdet_deploy_stm32.quantize.recipe import make_int8, save_int8
@@ -265,7 +265,7 @@ class _Search:
 
         def measure() -> dict[str, Any]:
             made = make_int8(self.model, self.calibration, config)
-            effects = rank(made.floating, made.inside, self.calibration, count)
+            effects = rank(made.floating, made.inside, SqnrMeter(made.floating, self.calibration, count))
             return {"order": [e.tensor for e in effects if e.kind == "activation"]}
 
         return list(self.score("ranking", measure, _decides(config) | {"ranking_images": count})["order"])
