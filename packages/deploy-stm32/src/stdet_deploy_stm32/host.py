@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from stdet.artifacts import sha256_file
 from stdet.errors import ArtifactError
 from stdet.interfaces.deploy import BenchReport, Progress
 from stdet_deploy_stm32.graph import QDQ, load_model
+from stdet_deploy_stm32.memory import return_memory
 
 WARM_UP = 5
 RUNS = 60
@@ -46,14 +45,6 @@ def new_session(model: Path | bytes, threads: int = THREADS, optimize: bool = Tr
         raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error
     return_memory()  # of the file as it was parsed
     return session
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system. glibc keeps it for the process, but in pieces that the next library's large
-    tensors may not fit; other C libraries have no such call and no such need."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def random_inputs(session: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:

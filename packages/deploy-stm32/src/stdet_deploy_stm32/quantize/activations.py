@@ -10,7 +10,7 @@ from typing import Any
 from onnx import ModelProto
 
 from stdet.interfaces.deploy import CalibrationData, Progress
-from stdet_deploy_stm32.host import return_memory
+from stdet_deploy_stm32.memory import return_memory
 from stdet_deploy_stm32.quantize.calibrate import border_tensors, subset, tensor_ranges
 from stdet_deploy_stm32.quantize.equalize import equalize, floors
 from stdet_deploy_stm32.quantize.options import SENSITIVITY, Override, Recipe

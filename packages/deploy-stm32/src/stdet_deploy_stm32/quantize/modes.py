@@ -15,6 +15,7 @@ from stdet.artifacts import sha256_file, write_json
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator, Progress, QuantizationResult
 from stdet.structures import Table
+from stdet_deploy_stm32.memory import large_blocks_returned
 from stdet_deploy_stm32.quantize.foreign import normalise_file
 from stdet_deploy_stm32.quantize.inspection import (
     Effect,
@@ -67,7 +68,8 @@ def run_mode(job: Job) -> QuantizationResult:
     Raises:
         QuantizationError, ArtifactError: see the modes.
     """
-    return MODES[choose("operating_mode", job.config.operating_mode, MODES)](job)
+    with large_blocks_returned():
+        return MODES[choose("operating_mode", job.config.operating_mode, MODES)](job)
 
 
 def _default(job: Job) -> QuantizationResult:

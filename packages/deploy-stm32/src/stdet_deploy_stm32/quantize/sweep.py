@@ -8,7 +8,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from onnxruntime import InferenceSession
 
-from stdet_deploy_stm32.host import new_session, return_memory
+from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.memory import return_memory
 from stdet_deploy_stm32.quantize.surgery import graph_inputs, initializers, producers
 
 
