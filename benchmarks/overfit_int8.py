@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +32,15 @@ def measure(name: str, size: int, steps: int, learning_rate: float, seed: int) -
     trained, detector, _, _ = overfit(name, size, steps, learning_rate, seed, WANTED)
     dataset, preprocess = Shapes(size, seed), detector.spec.preprocess
 
-    def batches() -> Iterator[np.ndarray]:
-        for index in range(IMAGES):
-            yield normalize(prepare(dataset.read_image(index), preprocess)[0][None], preprocess)
+    def image(index: int) -> np.ndarray:
+        return normalize(prepare(dataset.read_image(index), preprocess)[0][None], preprocess)
 
-    digest = hashlib.sha256(b"".join(image.tobytes() for image in batches())).hexdigest()
+    digest = hashlib.sha256(b"".join(image(index).tobytes() for index in range(IMAGES))).hexdigest()
     with tempfile.TemporaryDirectory() as folder:
         floating, int8 = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export_onnx(detector, floating)
         start = time.process_time()
-        quantize_onnx(floating, int8, CalibrationData(batches, IMAGES, digest, "generated"), Quantization())
+        quantize_onnx(floating, int8, CalibrationData(image, IMAGES, digest, "generated"), Quantization())
         seconds = time.process_time() - start
         before, after = (
             evaluate(OnnxPredictor(path, detector), dataset, preprocess, confidence_thresh=0.01).scalars()

@@ -118,7 +118,7 @@ def saved(tmp_path: Path, detector: Callable[..., ModelProto]) -> Path:
 
 @pytest.fixture
 def photos() -> Callable[..., CalibrationData]:
-    """A stream of seeded images, 0..255."""
+    """Seeded images, 0..255."""
 
     def build(count: int = 6, size: int = SIZE, value: float | None = None, channels: int = 3) -> CalibrationData:
         def image(index: int) -> np.ndarray:
@@ -128,7 +128,7 @@ def photos() -> Callable[..., CalibrationData]:
             return pixels.astype(np.float32)
 
         digest = hashlib.sha256(f"{count} {size} {value}".encode()).hexdigest()
-        return CalibrationData(lambda: (image(i) for i in range(count)), count, digest, "seeded noise")
+        return CalibrationData(image, count, digest, "seeded noise")
 
     return build
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +68,14 @@ def choose(builder: Builder, spec: DetectorSpec) -> Chosen:
 
 
 def stream(chosen: Chosen, spec: DetectorSpec, checks: tuple[CalibrationCheck, ...] = ()) -> CalibrationData:
-    """The images, preprocessed as `spec` says, one at a time, and a hash of each."""
+    """The images, preprocessed as `spec` says, and a hash of each."""
 
-    def batches() -> Iterator[np.ndarray]:
-        for index in range(len(chosen)):
-            pixels, _ = prepare(chosen.read_image(index), spec.preprocess)
-            yield normalize(pixels[None], spec.preprocess)
+    def image(index: int) -> np.ndarray:
+        pixels, _ = prepare(chosen.read_image(index), spec.preprocess)
+        return normalize(pixels[None], spec.preprocess)
 
     hashes = image_hashes(chosen)
-    return CalibrationData(batches, len(chosen), combined(hashes), chosen.source, hashes, checks)
+    return CalibrationData(image, len(chosen), combined(hashes), chosen.source, hashes, checks)
 
 
 def noise(count: int, spec: DetectorSpec, seed: int) -> CalibrationData:
@@ -85,11 +83,10 @@ def noise(count: int, spec: DetectorSpec, seed: int) -> CalibrationData:
     preprocess = spec.preprocess
     shape = (1, preprocess.channels, *preprocess.size)
 
-    def batches() -> Iterator[np.ndarray]:
-        for index in range(count):
-            yield normalize(np.random.default_rng([seed, index]).integers(0, 256, shape, np.uint8), preprocess)
+    def image(index: int) -> np.ndarray:
+        return normalize(np.random.default_rng([seed, index]).integers(0, 256, shape, np.uint8), preprocess)
 
-    return CalibrationData(batches, count, hashlib.sha256(f"{seed} {shape}".encode()).hexdigest(), RANDOM)
+    return CalibrationData(image, count, hashlib.sha256(f"{seed} {shape}".encode()).hexdigest(), RANDOM)
 
 
 def image_hashes(images: DetectionDataset) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,25 +124,22 @@ def test_only_a_pair_that_dominates_is_equalized(detector: Build) -> None:
 
 @pytest.mark.parametrize(("count", "expected"), [(3, [0, 4, 7]), (10, list(range(10))), (20, list(range(10)))])
 def test_a_subset_is_spread_evenly(count: int, expected: list[int]) -> None:
-    data = CalibrationData(lambda: (np.full((1, 1), i) for i in range(10)), 10, "", "here")
-    few = subset(data, count)
-    assert [int(image.item()) for image in few.batches()] == expected
+    read: list[int] = []
+
+    def image(index: int) -> np.ndarray:
+        read.append(index)
+        return np.full((1, 1), index)
+
+    few = subset(CalibrationData(image, 10, "", "here"), count)
+    assert [int(image.item()) for image in few.batches()] == read == expected
     assert few.count == len(expected)
 
 
 def test_gradients_are_taken_of_as_many_images_as_asked(saved: Path, photos: Photos, section: Section) -> None:
-    read: list[int] = []
-
-    def batches() -> Any:
-        for index, image in enumerate(photos(12).batches()):
-            read.append(index)
-            yield image
-
     seen: list[tuple[int, int | None]] = []
-    data = dataclasses.replace(photos(12), batches=batches)
     params, extra = {"sensitivity_images": 5}, {"CrossLayerEqualization": False}
     recipe = read_options(section(params=params, extra=extra))
-    plan_activations(prepare(saved, 17), data, recipe, lambda done, total: seen.append((done, total)))
+    plan_activations(prepare(saved, 17), photos(12), recipe, lambda done, total: seen.append((done, total)))
     assert seen == [(i + 1, 17) for i in range(17)]
 
 

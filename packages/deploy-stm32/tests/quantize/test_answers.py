@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,13 +37,12 @@ def ssd() -> ModelProto:
 def cut(logits: np.ndarray, offsets: np.ndarray) -> dict[str, tuple[float, float]]:
     """The ranges for one image, from those that hold all its values."""
 
-    def batches() -> Iterator[np.ndarray]:
-        yield np.concatenate([logits, offsets], 1)[None].astype(np.float32)
+    image = np.concatenate([logits, offsets], 1)[None].astype(np.float32)
 
     whole = {n: (min(0.0, float(v.min())), max(0.0, float(v.max()))) for n, v in (("l", logits), ("o", offsets))}
     ranges = {"image": (-1.0, 1.0)} | dict.fromkeys(("l", "output"), whole["l"])
     ranges |= dict.fromkeys(("o", "turned", "boxes"), whole["o"])
-    return answer_ranges(ssd(), ranges, CalibrationData(batches=batches, count=1, sha256="", source="test"))
+    return answer_ranges(ssd(), ranges, CalibrationData(lambda index: image, 1, "", "test"))
 
 
 def test_values_of_sure_background_are_cut_off() -> None:
@@ -66,12 +63,9 @@ def test_signal_and_noise_are_those_of_possible_detections() -> None:
     clipped.graph.node.insert(1, helper.make_node("Clip", ["l", "least", "most"], ["shorter"]))
     for name, value in (("least", -10.0), ("most", 10.0)):
         clipped.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
-
-    def batches() -> Iterator[np.ndarray]:
-        logits = np.array([OBJECT] + [BACKGROUND] * 4, np.float32)
-        yield np.concatenate([logits, np.ones((PRIORS, 4), np.float32)], 1)[None]
-
-    data = CalibrationData(batches=batches, count=1, sha256="", source="test")
+    logits = np.array([OBJECT] + [BACKGROUND] * 4, np.float32)
+    image = np.concatenate([logits, np.ones((PRIORS, 4), np.float32)], 1)[None]
+    data = CalibrationData(lambda index: image, 1, "", "test")
     assert not is_ssd(model)
     assert SqnrMeter(model, data, 1)(clipped)["output"] < 5
     write_metadata(model, DetectorSpec("m", "ssd", ("a", "b"), Preprocess(8, 8), "ssd", (8,), {}), {})

@@ -111,7 +111,7 @@ def test_a_tensor_that_rounds_to_itself_has_no_noise(graph: Build, section: Sect
     weight = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1) * 127  # its own int8 form
     onnx.save(graph([node], {"w": weight}, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}), tmp_path / "f.onnx")
     image = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
-    data = CalibrationData(lambda: iter([image]), 1, "", "one")
+    data = CalibrationData(lambda index: image, 1, "", "one")
     made = make_int8(tmp_path / "f.onnx", data, section())
     effects = {e.tensor: e for e in rank(made.floating, made.inside, SqnrMeter(made.floating, data, 1))}
     assert effects["w"].sqnr_db["y"] == NO_NOISE_DB
@@ -160,7 +160,7 @@ def test_the_score_of_single_tensors_needs_an_evaluator(
 
 def settled(model: ModelProto, scale_of: Callable[[int], float], count: int) -> dict[str, Any]:
     image = np.random.default_rng(0).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
-    data = CalibrationData(lambda: (image * np.float32(scale_of(i)) for i in range(count)), count, "", "made")
+    data = CalibrationData(lambda i: image * np.float32(scale_of(i)), count, "", "made")
     return range_settling(model, data)
 
 

@@ -178,7 +178,7 @@ def test_a_uint8_input_takes_the_cameras_bytes(
     with_spec: Callable[..., Path], tmp_path: Path, section: Section, photos: Photos
 ) -> None:
     """Even if no calibration image has a pure black or white pixel."""
-    dull = dataclasses.replace(photos(), batches=lambda: (image * 0.5 + 40 for image in photos().batches()))
+    dull = dataclasses.replace(photos(), image=lambda index: photos().image(index) * 0.5 + 40)
     options = {"quantization_input_type": "uint8"}
     record = quantize_onnx(with_spec(), tmp_path / "q.onnx", dull, section(**options))
     quantize_onnx(with_spec(), tmp_path / "float_io.onnx", dull, section())
@@ -192,7 +192,7 @@ def test_a_normalised_uint8_input_takes_the_cameras_bytes_too(
     with_spec: Callable[..., Path], tmp_path: Path, section: Section, photos: Photos
 ) -> None:
     path = with_spec(mean=(127.0,) * 3, std=(128.0,) * 3)
-    scaled = dataclasses.replace(photos(), batches=lambda: ((i - 127) / 128 for i in photos().batches()))
+    scaled = dataclasses.replace(photos(), image=lambda index: (photos().image(index) - 127) / 128)
     record = quantize_onnx(path, tmp_path / "q.onnx", scaled, section(quantization_input_type="uint8"))
     entry = record["borders"]["image"]
     assert entry["scale"] == pytest.approx(1 / 128)
@@ -544,7 +544,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
 
         def data(count):
             image = np.random.default_rng(0).integers(0, 256, (1, 3, 128, 128)).astype(np.float32)
-            return CalibrationData(lambda: (image * (i % 7 + 1) for i in range(count)), count, "", "noise")
+            return CalibrationData(lambda i: image * (i % 7 + 1), count, "", "noise")
 
         config = Quantization.model_validate(
             {{"onnx_quant_parameters": {{"calibrate_method": "{method}"}}, "onnx_extra_options": {extra}}}
@@ -566,7 +566,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
 def test_a_published_detector_quantizes_into_the_form(shared: Path, tmp_path: Path, section: Section) -> None:
     source = shared / "models" / "yolox_nano_coco_416.onnx"
     noise = np.random.default_rng(0).integers(0, 256, (1, 3, 416, 416)).astype(np.float32)
-    data = CalibrationData(lambda: iter([noise]), 1, "", "random")
+    data = CalibrationData(lambda index: noise, 1, "", "random")
     options = section(quantization_input_type="uint8", quantization_output_type="int8")
     record = quantize_onnx(source, tmp_path / "q.onnx", data, options)
     assert record["form"] == []

@@ -199,7 +199,7 @@ config = Quantization.model_validate(
     {"operating_mode": "full_auto", "max_drop": 0.0,
      "iterative_quant_parameters": {"inspection_images": 2, "max_trials": 10}}
 )
-data = CalibrationData(lambda: iter(images), len(images), "digest", "noise")
+data = CalibrationData(lambda i: images[i], len(images), "digest", "noise")
 run_mode(Job(model, output, data, config, None, Evaluator(score, "AP50", "judge", journal)))
 """
 

@@ -78,10 +78,10 @@ class CalibrationCheck:
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Images to calibrate on, as a stream: never all in memory.
+    """Images to calibrate on, read when they are asked for: never all in memory.
 
     Attributes:
-        batches: returns a fresh iterator over float32 (1, C, H, W) arrays, preprocessed as the model's spec says.
+        image: reads the one at an index: float32 (1, C, H, W), preprocessed as the model's spec says.
         count: number of images.
         sha256: of the images' names and bytes, for the record.
         source: folder or annotation file they came from; `random` when they are noise, unfit for accuracy.
@@ -89,12 +89,16 @@ class CalibrationData:
         checks: what is known about them already, for the record.
     """
 
-    batches: Callable[[], Iterator[np.ndarray]]
+    image: Callable[[int], np.ndarray]
     count: int
     sha256: str
     source: str
     images: tuple[tuple[str, str], ...] = ()
     checks: tuple[CalibrationCheck, ...] = ()
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """All images, one after the other."""
+        return map(self.image, range(self.count))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
 
@@ -331,11 +330,10 @@ class TargetContract:
     def calibration(self, source: str = "noise", count: int = 4) -> CalibrationData:
         """Seeded images for `model`."""
 
-        def batches() -> Iterator[np.ndarray]:
-            for index in range(count):
-                yield np.random.default_rng(index).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
+        def image(index: int) -> np.ndarray:
+            return np.random.default_rng(index).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
 
-        return CalibrationData(batches, count, "0" * 64, source)
+        return CalibrationData(image, count, "0" * 64, source)
 
     def test_quantizing_leaves_a_file_that_answers_like_the_float_one_and_says_what_it_is(self, tmp_path: Any) -> None:
         target = _catalogue().build("targets", self.name)

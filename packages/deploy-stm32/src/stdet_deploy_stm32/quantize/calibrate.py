@@ -55,13 +55,9 @@ def images(model: ModelProto, data: CalibrationData) -> Iterator[np.ndarray]:
 
 def subset(data: CalibrationData, count: int) -> CalibrationData:
     """`count` images of `data`, spread evenly; all when it has fewer."""
-
-    def batches() -> Iterator[np.ndarray]:
-        for index, image in enumerate(data.batches()):
-            if (index * count) // data.count != ((index - 1) * count) // data.count:
-                yield image
-
-    return data if count >= data.count else dataclasses.replace(data, batches=batches, count=count)
+    if count >= data.count:
+        return data
+    return dataclasses.replace(data, image=lambda index: data.image(-(-index * data.count // count)), count=count)
 
 
 _CARRIERS = frozenset({"Concat", "Flatten", "Gather", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze",

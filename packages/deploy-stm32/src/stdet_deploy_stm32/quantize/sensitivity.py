@@ -92,17 +92,15 @@ def sensitivities(
     graph = TorchGraph(model)
     found = {name: Sensitivity(*limits, levels) for name, limits in ranges.items()}
     with one_thread():
-        deviations = _deviations(graph, head_tensors(model), images(model, data))
-        if deviations:
-            _accumulate(
-                graph, deviations, found, images(model, data), progress or (lambda done, total: None), data.count
-            )
+        heads = _heads(graph, head_tensors(model), images(model, data))
+        if heads:
+            _accumulate(graph, heads, found, images(model, data), progress or (lambda done, total: None), data.count)
     return found
 
 
 def _accumulate(
     graph: TorchGraph,
-    deviations: dict[str, float],
+    heads: dict[str, tuple[torch.Size, float]],
     found: dict[str, Sensitivity],
     batches: Iterator[np.ndarray],
     progress: Progress,
@@ -114,11 +112,9 @@ def _accumulate(
 
     generator = torch.Generator().manual_seed(0)
     for index, image in enumerate(batches):
-        pixels = torch.from_numpy(image)
-        heads = graph.values(pixels, deviations)
         # a random sign for each element: the squares of the gradients then have the wanted sum as their mean
-        seeds = {n: _signs(heads[n], generator) / (d * heads[n].numel() ** 0.5) for n, d in deviations.items()}
-        graph.gradients(pixels, seeds, visit)
+        seeds = {n: _signs(shape, generator) / (d * shape.numel() ** 0.5) for n, (shape, d) in heads.items()}
+        graph.gradients(torch.from_numpy(image), seeds, visit)
         progress(index + 1, count)
 
 
@@ -129,12 +125,12 @@ def head_tensors(model: ModelProto) -> list[str]:
     return list(dict.fromkeys(name for name in moved if name in made and made[name].op_type not in LAYOUT))
 
 
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1.0
+def _signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0
 
 
-def _deviations(graph: TorchGraph, names: list[str], batches: Iterator[np.ndarray]) -> dict[str, float]:
-    """Standard deviation over all elements of the images, of the tensors that aren't constant."""
+def _heads(graph: TorchGraph, names: list[str], batches: Iterator[np.ndarray]) -> dict[str, tuple[torch.Size, float]]:
+    """Shape, and standard deviation over all elements of the images, of the tensors that aren't constant."""
     sums, elements = np.zeros((2, len(names))), np.zeros(len(names))
     for image in batches:
         values = graph.values(torch.from_numpy(image), names)
@@ -144,4 +140,4 @@ def _deviations(graph: TorchGraph, names: list[str], batches: Iterator[np.ndarra
     power = sums[1] / elements
     variances = power - (sums[0] / elements) ** 2
     told = zip(names, variances, power, strict=True)
-    return {name: float(v) ** 0.5 for name, v, p in told if v > _CONSTANT * p}
+    return {name: (values[name].shape, float(v) ** 0.5) for name, v, p in told if v > _CONSTANT * p}
