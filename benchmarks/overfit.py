@@ -80,10 +80,8 @@ def _batch(dataset: Shapes, spec: DetectorSpec) -> tuple[torch.Tensor, Targets]:
     return normalize(torch.from_numpy(images), spec.preprocess), Targets(boxes, labels)
 
 
-def overfit(
-    name: str, size: int, max_steps: int, learning_rate: float, seed: int, wanted: float = WANTED
-) -> tuple[dict[str, object], Detector, torch.Tensor, Targets]:
-    """Train until AP50 is `wanted` or the steps are used up: what came of it, the detector and its batch."""
+def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: int) -> dict[str, object]:
+    """Train until AP50 is `WANTED` or the steps are used up: what came of it."""
     catalogue, _ = load_plugins()
     family = catalogue.family(name)
     dataset = Shapes(size, seed)
@@ -103,7 +101,7 @@ def overfit(
     images = images.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(detector.parameter_groups(learning_rate, 0.0, family.training_options()))
     start, curve, step, ap50 = time.perf_counter(), [], 0, 0.0
-    while ap50 < wanted and step < max_steps:
+    while ap50 < WANTED and step < max_steps:
         detector.train()
         for _ in range(20):
             optimizer.zero_grad(set_to_none=True)
@@ -116,28 +114,22 @@ def overfit(
         curve.append({"step": step, "loss": round(float(loss.detach()), 4), "AP50": round(ap50, 4)})
         print(f"  step {step:4d}  loss {curve[-1]['loss']:8.4f}  AP50 {ap50:.4f}", flush=True)
     seconds = round(time.perf_counter() - start, 1)
-    result = {"model": name, "size": size, "AP50": ap50, "steps": step, "seconds": seconds, "curve": curve}
-    return result, detector, images, targets
+    return {"model": name, "size": size, "AP50": ap50, "steps": step, "seconds": seconds, "curve": curve}
 
 
-def options(description: str) -> argparse.Namespace:
-    """Of the command line: which models, and how they are trained."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=load_plugins()[0].names("models"), help="all of them by default")
     parser.add_argument("--size", type=int, default=128, help="input side, pixels")
     parser.add_argument("--steps", type=int, default=600, help="give up after so many")
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results here")
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = options(__doc__ or "")
+    args = parser.parse_args()
     results = []
     for name in args.models:
         print(name, flush=True)
-        results.append(overfit(name, args.size, args.steps, args.lr, args.seed)[0])
+        results.append(overfit(name, args.size, args.steps, args.lr, args.seed))
         verdict = "ok" if results[-1]["AP50"] >= WANTED else "FAILED"
         print(f"  {verdict}: AP50 {results[-1]['AP50']:.4f}, {results[-1]['steps']} steps, {results[-1]['seconds']} s")
         save(args.json, results)  # after each model, so that a run that is stopped leaves what it found out
