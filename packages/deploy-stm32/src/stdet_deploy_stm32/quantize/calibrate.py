@@ -82,13 +82,13 @@ def border_tensors(model: ModelProto) -> set[str]:
     return border
 
 
-def watching(model: ModelProto, names: Sequence[str], threads: int = 1) -> InferenceSession:
-    """A session whose outputs are the tensors `names`; it computes what is written, node by node."""
+def watching(model: ModelProto, names: Sequence[str]) -> InferenceSession:
+    """A session whose outputs are the tensors `names`; it computes what is written, node by node, on all cores."""
     watched = ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    return new_session(watched.SerializeToString(), threads, optimize=False)
+    return new_session(watched.SerializeToString(), os.cpu_count() or 1, optimize=False)
 
 
 def tensor_ranges(
@@ -104,7 +104,7 @@ def tensor_ranges(
     """
     input_name = graph_inputs(model)[0].name
     names = [value.name for value in float_activations(model) if value.name != input_name]
-    session = watching(model, names, os.cpu_count() or 1)
+    session = watching(model, names)
     uncut = border_tensors(model) if isinstance(method(), FromHistogram) else set()
     observers = {name: MinMax() if name in uncut else method() for name in (input_name, *names)}
     for index, image in enumerate(images(model, data)):
