@@ -38,27 +38,31 @@ def plot_ranking(effects: Sequence[Effect], path: Path) -> None:
 
 
 def plot_search(trials: Sequence[dict[str, Any]], floating: float, budget: float, metric: str, path: Path) -> None:
-    """Each trial's score against its share of int16 activation bytes, with the float score and the budget, as PNG."""
+    """Each trial, in the order of the search: the points it loses, its score and share of int16 activation bytes, as PNG.
+
+    Up to a point the scale is linear, beyond it logarithmic: what decides lies close to the budget.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.26 * len(trials)), layout="constrained")
     axes = figure.subplots()
-    for trial in trials:
-        ok = trial["score"] >= floating - budget / 100
-        axes.plot(100 * trial["int16_share"], trial["score"], "o", color="tab:green" if ok else "tab:red")
-        axes.annotate(
-            trial["label"],
-            (100 * trial["int16_share"], trial["score"]),
-            xytext=(5, 3),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axes.axhline(floating, color="black", linewidth=1, label=f"float {floating:.4f}")
-    axes.axhline(floating - budget / 100, color="tab:gray", linestyle="--", label=f"budget: {budget:g} points below")
-    axes.set(xlabel="activation bytes in int16, %", ylabel=metric, title="full_auto: every trial")
-    axes.margins(x=0.35)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    lost = [100 * (floating - trial["score"]) for trial in trials]
+    colours = ["tab:green" if trial["score"] >= floating - budget / 100 else "tab:red" for trial in trials]
+    axes.scatter(lost, range(len(trials)), color=colours, zorder=3)
+    axes.axvline(0, color="black", linewidth=1, label=f"float, {metric} {floating:.4f}")
+    axes.axvline(budget, color="tab:gray", linestyle="--", label=f"budget, {budget:g} points")
+    axes.set_yticks(range(len(trials)), [trial["label"] for trial in trials], fontsize=8)
+    axes.invert_yaxis()
+    told = axes.secondary_yaxis("right")
+    told.set_yticks(
+        range(len(trials)), [f"{t['score']:.4f}   {t['int16_share']:.1%} int16" for t in trials], fontsize=8
+    )
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlim(min(0.0, *lost) - 0.3, 1.5 * max(1.0, budget, *lost))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=f"points of {metric} lost against float", title="full_auto: every trial")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
