@@ -31,11 +31,10 @@ def images(model: ModelProto, data: CalibrationData) -> Iterator[np.ndarray]:
     """The calibration images, each checked against the model's input.
 
     Raises:
-        QuantizationError: an image of another shape or type, values that aren't finite, or no image at all.
+        QuantizationError: an image of another shape or type, or values that aren't finite.
     """
     (value,) = graph_inputs(model)
     shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    count = 0
     for index, image in enumerate(data.batches()):
         if image.shape != shape or image.dtype != np.float32:
             raise QuantizationError(
@@ -45,12 +44,7 @@ def images(model: ModelProto, data: CalibrationData) -> Iterator[np.ndarray]:
             )
         if not np.isfinite(image).all():
             raise QuantizationError(f"calibration image {index} of {data.source} holds values that are not finite")
-        count += 1
         yield image
-    if not count:
-        raise QuantizationError(
-            f"no calibration images in {data.source}", "set dataset.quantization_path to a folder with images"
-        )
 
 
 def subset(data: CalibrationData, count: int) -> CalibrationData:
