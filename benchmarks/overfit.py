@@ -85,15 +85,7 @@ def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: in
     catalogue, _ = load_plugins()
     family = catalogue.family(name)
     dataset = Shapes(size, seed)
-    spec = DetectorSpec(
-        name,
-        family.model_type,
-        dataset.class_names,
-        family.preprocess.with_size(size, size),
-        family.box_coding,
-        family.strides,
-        family.model_options().model_dump(),
-    )
+    spec = family.spec(name, dataset.class_names, (size, size))
     torch.manual_seed(seed)
     detector: Detector = catalogue.build("models", name, spec)
     detector.to(memory_format=torch.channels_last)

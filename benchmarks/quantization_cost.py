@@ -37,19 +37,9 @@ def export(model: str, path: Path) -> None:
 
     from stdet.export.onnx import export_onnx
     from stdet.plugins.loader import load_plugins
-    from stdet.structures import DetectorSpec
 
     catalogue, _ = load_plugins()
-    family = catalogue.family(model)
-    spec = DetectorSpec(
-        model,
-        family.model_type,
-        ("disc", "triangle", "cross"),
-        family.preprocess.with_size(SIZE, SIZE),
-        family.box_coding,
-        family.strides,
-        family.model_options().model_dump(),
-    )
+    spec = catalogue.family(model).spec(model, ("disc", "triangle", "cross"), (SIZE, SIZE))
     torch.manual_seed(0)
     export_onnx(catalogue.build("models", model, spec).eval(), path)
 

@@ -15,23 +15,13 @@ from stdet.data.preprocess import normalize
 from stdet.interfaces.detector import Detector, Targets
 from stdet.nn.precision import choose_precision
 from stdet.plugins.loader import load_plugins
-from stdet.structures import DetectorSpec
 
 BATCH, BOXES, SIZE = 16, 12, 320
 
 
 def make_step(name: str, size: int, channels_last: bool, fp16: bool):
     catalogue, _ = load_plugins()
-    family = catalogue.family(name)
-    spec = DetectorSpec(
-        name,
-        family.model_type,
-        ("a", "b", "c"),
-        family.preprocess.with_size(size, size),
-        family.box_coding,
-        family.strides,
-        family.model_options().model_dump(),
-    )
+    spec = catalogue.family(name).spec(name, ("a", "b", "c"), (size, size))
     torch.manual_seed(0)
     detector: Detector = catalogue.build("models", name, spec)
     layout = torch.channels_last if channels_last else torch.contiguous_format

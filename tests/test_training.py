@@ -16,7 +16,6 @@ from stdet import api
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
-from stdet.structures import DetectorSpec
 
 YOLOD, SSD = "st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv3small_pt"
 GUIDE = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[2] / "shared")) / "reference" / "training_guide.md"
@@ -133,11 +132,7 @@ def test_the_guides_training_files_check_and_start(data: Path, family: str, monk
 def published(folder: Path, model: str, name: str) -> None:
     """A stand-in for a published file: 80 classes, random weights."""
     catalogue, _ = load_plugins()
-    family = catalogue.family(model)
-    classes, options = tuple(map(str, range(80))), family.model_options().model_dump()
-    spec = DetectorSpec(
-        model, family.model_type, classes, family.preprocess, family.box_coding, family.strides, options
-    )
+    spec = catalogue.family(model).spec(model, tuple(map(str, range(80))))
     torch.save({"model": catalogue.build("models", model, spec).state_dict()}, folder / f"{model}_{name}.pth")
 
 

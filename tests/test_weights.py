@@ -14,7 +14,6 @@ from stdet.errors import StdetError
 from stdet.interfaces.published import published_weights
 from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
-from stdet.structures import DetectorSpec
 
 YAML = """\
 operation_mode: training
@@ -51,12 +50,7 @@ def run(folder: Path, *overrides: str, model: str = YOLOD, pretrained: bool = Fa
 
 def state_of(model: str, num_classes: int, seed: int) -> dict[str, torch.Tensor]:
     catalogue, _ = load_plugins()
-    family = catalogue.family(model)
-    classes = tuple(f"c{i}" for i in range(num_classes))
-    options = family.model_options().model_dump()
-    spec = DetectorSpec(
-        model, family.model_type, classes, family.preprocess, family.box_coding, family.strides, options
-    )
+    spec = catalogue.family(model).spec(model, tuple(f"c{i}" for i in range(num_classes)))
     torch.manual_seed(seed)
     return catalogue.build("models", model, spec).state_dict()  # type: ignore[no-any-return]
 

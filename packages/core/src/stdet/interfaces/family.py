@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stdet.structures import Preprocess
+from stdet.structures import DetectorSpec, Preprocess
 
 
 class Options(BaseModel):
@@ -62,3 +62,16 @@ class ModelFamily:
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     weights: str = ""
+
+    def spec(self, model_name: str, class_names: tuple[str, ...], size: tuple[int, int] | None = None) -> DetectorSpec:
+        """What a model of the family is when no config changes it; `size` (height, width) in pixels, else its default."""
+        preprocess = self.preprocess.with_size(*size) if size else self.preprocess
+        return DetectorSpec(
+            model_name,
+            self.model_type,
+            class_names,
+            preprocess,
+            self.box_coding,
+            self.strides,
+            self.model_options().model_dump(),
+        )

@@ -27,7 +27,7 @@ from stdet.interfaces.transform import Transform, TransformContext
 from stdet.nn.int8_training import Int8Simulation
 from stdet.plugins.loader import load_plugins
 from stdet.registry import Catalogue
-from stdet.structures import DetectorSpec, Preprocess, Sample
+from stdet.structures import Preprocess, Sample
 
 
 @cache
@@ -53,16 +53,7 @@ class ModelContract:
         return height, height + unit
 
     def build(self, num_classes: int = 3) -> Detector:
-        family = self.family()
-        spec = DetectorSpec(
-            self.name,
-            family.model_type,
-            tuple(f"class_{i}" for i in range(num_classes)),
-            family.preprocess.with_size(*self.size()),
-            family.box_coding,
-            family.strides,
-            family.model_options().model_dump(),
-        )
+        spec = self.family().spec(self.name, tuple(f"class_{i}" for i in range(num_classes)), self.size())
         torch.manual_seed(0)
         detector = _catalogue().build("models", self.name, spec)
         assert isinstance(detector, Detector)
