@@ -85,7 +85,7 @@ def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: in
     catalogue, _ = load_plugins()
     family = catalogue.family(name)
     dataset = Shapes(size, seed)
-    spec = family.spec(name, dataset.class_names, (size, size))
+    spec = family.spec(name, dataset.class_names, family.preprocess.with_size(size, size))
     torch.manual_seed(seed)
     detector: Detector = catalogue.build("models", name, spec)
     detector.to(memory_format=torch.channels_last)

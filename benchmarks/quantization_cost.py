@@ -39,7 +39,8 @@ def export(model: str, path: Path) -> None:
     from stdet.plugins.loader import load_plugins
 
     catalogue, _ = load_plugins()
-    spec = catalogue.family(model).spec(model, ("disc", "triangle", "cross"), (SIZE, SIZE))
+    family = catalogue.family(model)
+    spec = family.spec(model, ("disc", "triangle", "cross"), family.preprocess.with_size(SIZE, SIZE))
     torch.manual_seed(0)
     export_onnx(catalogue.build("models", model, spec).eval(), path)
 

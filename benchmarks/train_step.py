@@ -21,7 +21,8 @@ BATCH, BOXES, SIZE = 16, 12, 320
 
 def make_step(name: str, size: int, channels_last: bool, fp16: bool):
     catalogue, _ = load_plugins()
-    spec = catalogue.family(name).spec(name, ("a", "b", "c"), (size, size))
+    family = catalogue.family(name)
+    spec = family.spec(name, ("a", "b", "c"), family.preprocess.with_size(size, size))
     torch.manual_seed(0)
     detector: Detector = catalogue.build("models", name, spec)
     layout = torch.channels_last if channels_last else torch.contiguous_format

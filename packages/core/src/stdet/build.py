@@ -46,15 +46,8 @@ class Builder(DataSource):
                 f"{', '.join(class_names[:10])}{' …' if len(class_names) > 10 else ''}",
                 "leave model.num_classes out, or name the classes to use in dataset.class_names",
             )
-        return DetectorSpec(
-            model_name=section.model_name,
-            model_type=family.model_type,
-            class_names=class_names,
-            preprocess=preprocess_of(self.config),
-            box_coding=family.box_coding,
-            strides=family.strides,
-            options=self.config.options.model.model_dump(),
-        )
+        options = self.config.options.model.model_dump()
+        return family.spec(section.model_name, class_names, preprocess_of(self.config), options)
 
     def spec_without_data(self) -> DetectorSpec:
         """As `spec`; classes that the config doesn't name are numbered, for what doesn't depend on them."""
@@ -90,14 +83,8 @@ class Builder(DataSource):
         family = self.config.family
         assert family is not None
         preprocess = preprocess_of(self.config)
-        return DetectorSpec(
-            model_name=self.config.model.model_name or self.catalogue.model_of(family),
-            model_type=family.model_type,
-            class_names=class_names,
-            preprocess=preprocess.with_size(*size) if size else preprocess,
-            box_coding=family.box_coding,
-            strides=family.strides,
-        )
+        name = self.config.model.model_name or self.catalogue.model_of(family)
+        return family.spec(name, class_names, preprocess.with_size(*size) if size else preprocess, options={})
 
     def decoder(self, spec: DetectorSpec) -> Detector:
         """A model without weights that can read the outputs of any model with this spec."""

@@ -36,9 +36,7 @@ def ssd() -> ModelProto:
 
 def cut(logits: np.ndarray, offsets: np.ndarray) -> dict[str, tuple[float, float]]:
     """The ranges for one image, from those that hold all its values."""
-
     image = np.concatenate([logits, offsets], 1)[None].astype(np.float32)
-
     whole = {n: (min(0.0, float(v.min())), max(0.0, float(v.max()))) for n, v in (("l", logits), ("o", offsets))}
     ranges = {"image": (-1.0, 1.0)} | dict.fromkeys(("l", "output"), whole["l"])
     ranges |= dict.fromkeys(("o", "turned", "boxes"), whole["o"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,14 @@ def test_a_bounded_number_of_images_is_held_and_each_layer_is_reported(
         lambda done, total: seen.append((done, total)),
     )
     assert seen[-5:] == [(i + 1, 5) for i in range(5)]
-    sweep = Sweep(made.inside, photos(3).batches())
+    held: list[int] = []
+
+    def counted(index: int) -> np.ndarray:
+        held.append(index)
+        return photos(3).image(index)
+
+    sweep = Sweep(made.inside, dataclasses.replace(photos(3), image=counted).batches())
+    assert len(held) == 3
     list(sweep.run(["c1"], ["c1", "c2"]))
     assert [{value.dtype.name for value in known.values()} for known in sweep._held] == [{"int8"}] * 3
 

@@ -63,15 +63,20 @@ class ModelFamily:
     refused: dict[str, str] = field(default_factory=dict)
     weights: str = ""
 
-    def spec(self, model_name: str, class_names: tuple[str, ...], size: tuple[int, int] | None = None) -> DetectorSpec:
-        """What a model of the family is when no config changes it; `size` (height, width) in pixels, else its default."""
-        preprocess = self.preprocess.with_size(*size) if size else self.preprocess
+    def spec(
+        self,
+        model_name: str,
+        class_names: tuple[str, ...],
+        preprocess: Preprocess | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> DetectorSpec:
+        """What a model of the family is, with the family's own preprocessing and options where none are given."""
         return DetectorSpec(
             model_name,
             self.model_type,
             class_names,
-            preprocess,
+            preprocess or self.preprocess,
             self.box_coding,
             self.strides,
-            self.model_options().model_dump(),
+            self.model_options().model_dump() if options is None else options,
         )

@@ -53,7 +53,8 @@ class ModelContract:
         return height, height + unit
 
     def build(self, num_classes: int = 3) -> Detector:
-        spec = self.family().spec(self.name, tuple(f"class_{i}" for i in range(num_classes)), self.size())
+        family, classes = self.family(), tuple(f"class_{i}" for i in range(num_classes))
+        spec = family.spec(self.name, classes, family.preprocess.with_size(*self.size()))
         torch.manual_seed(0)
         detector = _catalogue().build("models", self.name, spec)
         assert isinstance(detector, Detector)
