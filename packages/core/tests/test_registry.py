@@ -11,7 +11,8 @@ import pytest
 
 from stdet.errors import PluginError
 from stdet.interfaces.family import ModelFamily, Options
-from stdet.registry import KINDS, PROVIDED_BY, Catalogue, Entry
+from stdet.known import known
+from stdet.registry import KINDS, Catalogue, Entry
 from stdet.structures import Preprocess
 
 FAMILY = ModelFamily("toy", "toy", Preprocess(32, 32), "yolox", "cosine", False, 32, 32, "toy", (32,))
@@ -85,8 +86,14 @@ def test_a_name_that_the_installed_version_lacks_asks_for_a_newer_one() -> None:
     assert caught.value.hint == "pip install -U stdet-models-ssd"
 
 
+def test_a_board_without_its_package_says_how_to_get_it() -> None:
+    with pytest.raises(PluginError, match="provided by stdet-deploy-stm32, which is not installed") as caught:
+        Catalogue([]).entry("targets", "nucleo-f401re")
+    assert caught.value.hint == "pip install stdet-deploy-stm32"
+
+
 def test_every_kind_has_a_row_in_the_table_of_our_own_names() -> None:
-    assert set(PROVIDED_BY) == set(KINDS)
+    assert set(known().provides) == {*KINDS, "model_types"}
 
 
 def test_a_writer_is_found_by_its_format_and_a_format_without_one_names_those_that_have() -> None:

@@ -12,29 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from stdet.errors import PluginError
+from stdet.known import known
 
 log = logging.getLogger(__name__)
 
 KINDS = ("models", "datasets", "transforms", "schedulers", "targets")
-
-PROVIDED_BY: dict[str, dict[str, tuple[str, ...]]] = {
-    "models": {
-        "stdet-models-ssd": (
-            "ssd_mobilenetv1_pt",
-            "ssdlite_mobilenetv1_pt",
-            "ssd_mobilenetv2_pt",
-            "ssdlite_mobilenetv2_pt",
-            "ssdlite_mobilenetv3small_pt",
-            "ssdlite_mobilenetv3large_pt",
-        ),
-        "stdet-models-yolod": ("st_yolodv2milli_actrelu_pt", "st_yolodv2tiny_actrelu_pt"),
-    },
-    "datasets": {"stdet-datasets": ("coco", "voc", "yolo", "synthetic", "folder")},
-    "transforms": {"stdet-datasets": ("yolox", "ssd")},
-    "schedulers": {},
-    "targets": {"stdet-deploy-stm32": ("stm32", "stm32n6570-dk", "stm32h747i-disco")},
-}
-"""Names of our own packages, so that a missing one can be told from a misspelt one."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,7 @@ class Catalogue:
             state = "claimed twice" if rivals else "available"
             reason = f"{', '.join(rivals)} claims it too; write {e.distribution}/{e.name}" if rivals else ""
             lines.append(Listing(e.name, e.summary, e.distribution, e.version, state, reason))
-        for distribution, names in PROVIDED_BY[kind].items():
+        for distribution, names in known().provides[kind].items():
             if distribution in self._installed and distribution not in self._missing:
                 continue
             aside = self._missing.get(distribution)
@@ -142,23 +124,18 @@ class Catalogue:
         raise self._unknown(kind, noun, short)
 
     def _unknown(self, kind: str, noun: str, name: str) -> PluginError:
-        for distribution, names in PROVIDED_BY[kind].items():
-            if name in names:
-                reason = self._missing.get(distribution)
-                if reason:
-                    return PluginError(
-                        f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}"
-                    )
-                if distribution not in self._installed:
-                    return PluginError(
-                        f"{noun} `{name}` is provided by {distribution}, which is not installed",
-                        f"pip install {distribution}",
-                    )
+        if distribution := known().provider(kind, name):
+            if reason := self._missing.get(distribution):
                 return PluginError(
-                    f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}"
+                    f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}"
                 )
-        known = sorted({*self._table[kind], *(n for names in PROVIDED_BY[kind].values() for n in names)})
-        close = difflib.get_close_matches(name, known, 3)
+            if distribution not in self._installed:
+                return PluginError(
+                    f"{noun} `{name}` is provided by {distribution}, which is not installed",
+                    f"pip install {distribution}",
+                )
+            return PluginError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
+        close = difflib.get_close_matches(name, sorted({*self._table[kind], *known().names(kind)}), 3)
         guess = f"; did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else ""
         return PluginError(f"unknown {noun} `{name}`{guess}", f"`stdet list {kind}` shows what is installed")
 
