@@ -22,7 +22,7 @@ from stdet.evaluation.predictors import TorchPredictor
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Detector, Targets
 from stdet.plugins.loader import load_plugins
-from stdet.structures import Annotation, DetectorSpec
+from stdet.structures import Annotation, DetectorSpec, Thresholds
 
 IMAGES, WANTED = 8, 0.95
 
@@ -101,7 +101,7 @@ def overfit(name: str, size: int, max_steps: int, learning_rate: float, seed: in
             loss.backward()
             optimizer.step()
         step += 20
-        metrics = evaluate(TorchPredictor(detector), dataset, spec.preprocess, confidence_thresh=0.01).scalars()
+        metrics = evaluate(TorchPredictor(detector), dataset, spec.preprocess, Thresholds(0.01, 0.65)).scalars()
         ap50 = metrics["AP50"]
         curve.append({"step": step, "loss": round(float(loss.detach()), 4), "AP50": round(ap50, 4)})
         print(f"  step {step:4d}  loss {curve[-1]['loss']:8.4f}  AP50 {ap50:.4f}", flush=True)

@@ -21,6 +21,7 @@ from stdet.structures import (
     Preprocess,
     ResizeMode,
     Sample,
+    Thresholds,
 )
 
 number = st.floats(-1e3, 1e3, allow_nan=False)
@@ -90,6 +91,15 @@ def test_a_sample_reads_its_image_once_and_only_when_asked() -> None:
 
 def test_detections_count_their_scores() -> None:
     assert len(Detections(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), np.zeros(2, np.int64))) == 2
+
+
+def test_thresholds_are_spelt_one_way_and_read_in_the_ways_of_older_reports() -> None:
+    one = Thresholds(0.1, 0.6, 7)
+    assert one.to_dict() == {"confidence": 0.1, "nms_iou": 0.6, "max_detections": 7}
+    for spelling in (("confidence", "nms_iou"), ("confidence", "nms"), ("confidence_thresh", "nms_thresh")):
+        assert Thresholds.from_dict(dict(zip((*spelling, "max_detections"), (0.1, 0.6, 7), strict=True))) == one
+    with pytest.raises(TypeError, match="nms_iou"):
+        Thresholds.from_dict({"confidence": 0.1})
 
 
 def test_the_shared_values_import_no_torch() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from stdet.evaluation.postprocess import select
 from stdet.interfaces.detector import Targets
+from stdet.structures import Thresholds
 from stdet_models_ssd.detector import Ssd
 from stdet_models_ssd.matching import overlaps
 
@@ -46,6 +47,6 @@ def test_a_prior_is_one_detection_for_each_class_that_scores_enough(make: Callab
     logits, offsets = torch.zeros(1, 3000, 4), torch.zeros(1, 3000, 4)
     logits[..., 0] = 20.0
     logits[0, 1000] = torch.tensor([0.0, 5.0, 5.0, 0.0])
-    found = select(model.decode((logits, offsets)), 0.3, 0.5)[0]
+    found = select(model.decode((logits, offsets)), Thresholds(0.3, 0.5))[0]
     assert found.labels.tolist() == [0, 1]
     assert (found.boxes[0] == found.boxes[1]).all()

@@ -35,7 +35,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "chain_eqeb": ("evaluate", "quantize", "evaluate", "bench"),
     "chain_qb": ("quantize", "bench"),
 }
-"""What each operation mode runs, in order; the names are those of `stdet.stages.STAGES`."""
+"""What each operation mode runs, in order; the names are those of `stdet.stages.WORK`."""
 
 
 @dataclass(frozen=True)

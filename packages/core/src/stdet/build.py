@@ -20,7 +20,7 @@ from stdet.interfaces.detector import Detector
 from stdet.interfaces.published import PublishedWeights, choose_weights
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 from stdet.nn.distributed import rank, world_size
-from stdet.structures import DetectorSpec
+from stdet.structures import DetectorSpec, Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,11 @@ class Builder(DataSource):
         """A model without weights that can read the outputs of any model with this spec."""
         with torch.device("meta"):
             return self.detector(spec)
+
+    def thresholds(self) -> Thresholds:
+        """Which candidates are detections, as the `postprocessing` section says."""
+        section = self.config.postprocessing
+        return Thresholds(section.confidence_thresh, section.NMS_thresh, section.max_detection_boxes)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -38,14 +38,14 @@ def make_evaluator(
 ) -> Evaluator:
     """Scores ONNX files on `dataset` in this process, by the config's thresholds."""
     metric = builder.config.quantization.max_drop_metric
-    decoder, thresholds = builder.decoder(spec), _thresholds(builder)
+    decoder, choose = builder.decoder(spec), chooser(builder.thresholds())
 
     def judge(path: Path) -> float:
         predictor = OnnxPredictor(path, decoder)
         found = detections(
             lambda images: {"": predictor(images)},
             _loader(builder, spec, dataset),
-            chooser(**thresholds),
+            choose,
             lambda done, total: reporter.progress("evaluate", done, total),
         )
         value = score(dataset, found[""]).metrics[metric]
@@ -53,7 +53,12 @@ def make_evaluator(
             raise DataError(NOTHING_TO_FIND, "give evaluation images with annotated objects")
         return value
 
-    facts = [thresholds, spec.to_dict(), ground_truth_sha256(dataset), combined(image_hashes(dataset))]
+    facts = [
+        builder.thresholds().to_dict(),
+        spec.to_dict(),
+        ground_truth_sha256(dataset),
+        combined(image_hashes(dataset)),
+    ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return Evaluator(judge, metric, digest, journal)
 
@@ -62,15 +67,14 @@ def compare_forms(
     builder: Builder, spec: DetectorSpec, floating: Path, int8: Path, dataset: DetectionDataset, reporter: Reporter
 ) -> DropReport:
     """What `int8` loses against `floating` on `dataset`, and which part of the outputs loses it."""
-    decoder, thresholds = builder.decoder(spec), _thresholds(builder)
+    decoder = builder.decoder(spec)
     return compare(
         OnnxPredictor(floating, decoder),
         OnnxPredictor(int8, decoder),
         [(part, decoder.output_names[part.output]) for part in decoder.parts()],
         _loader(builder, spec, dataset),
-        chooser(**thresholds),
+        builder.thresholds(),
         metric=builder.config.quantization.max_drop_metric,
-        thresholds=thresholds,
         progress=lambda done, total: reporter.progress("compare", done, total),
     )
 
@@ -78,15 +82,6 @@ def compare_forms(
 def _loader(builder: Builder, spec: DetectorSpec, dataset: DetectionDataset) -> EvalLoader:
     config = builder.config
     return EvalLoader(dataset, spec.preprocess, config.training.batch_size, config.dataset.num_workers)
-
-
-def _thresholds(builder: Builder) -> dict[str, Any]:
-    section = builder.config.postprocessing
-    return {
-        "confidence_thresh": section.confidence_thresh,
-        "nms_thresh": section.NMS_thresh,
-        "max_detections": section.max_detection_boxes,
-    }
 
 
 def worst_of(report: DropReport, record: dict[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -233,6 +233,37 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+_OLD_THRESHOLDS = {"confidence_thresh": "confidence", "nms": "nms_iou", "nms_thresh": "nms_iou"}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Which candidates are detections: one value, made from the config once, for every place that finds any.
+
+    Attributes:
+        confidence: least score, 0..1, inclusive.
+        nms_iou: IoU above which the weaker of two boxes of a class is dropped, 0..1.
+        max_detections: at most so many an image, of all classes together; None for no limit.
+    """
+
+    confidence: float
+    nms_iou: float
+    max_detections: int | None = None
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """How every report spells them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Also reads the spellings of older reports.
+
+        Raises:
+            TypeError: a threshold is missing, or there is one that nobody knows.
+        """
+        return cls(**{_OLD_THRESHOLDS.get(name, name): value for name, value in data.items()})
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from stdet.data.loader import EvalLoader
-from stdet.evaluation.coco import chooser, evaluate
+from stdet.evaluation.coco import evaluate
 from stdet.evaluation.drop import DropReport, compare
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates, OutputPart
-from stdet.structures import Annotation, Preprocess
+from stdet.structures import Annotation, Preprocess, Thresholds
 
 SIZE = 64
+THRESHOLDS = Thresholds(0.01, 0.65)
 JOINED = ((OutputPart("boxes", 0, 0, 4), "output"), (OutputPart("classes", 0, 4), "output"))
 APART = ((OutputPart("classes", 0), "scores"), (OutputPart("boxes", 1), "boxes"))
 
@@ -71,9 +72,8 @@ def report(joined: bool, **faults: Any) -> DropReport:
         Oracle(joined, **faults),  # type: ignore[arg-type]
         JOINED if joined else APART,
         loader,
-        chooser(0.01, 0.65, None),
+        THRESHOLDS,
         metric="AP50",
-        thresholds={"confidence_thresh": 0.01},
     )
 
 
@@ -116,7 +116,9 @@ def test_float_and_int8_score_what_the_evaluation_scores() -> None:
         (Oracle(True), found.floating),
         (Oracle(True, shift=3.0, swap=(1,)), found.quantized),
     ):
-        plain = evaluate(predictor, Squares(), Preprocess(SIZE, SIZE), confidence_thresh=0.01, nms_thresh=0.65)
+        plain = evaluate(predictor, Squares(), Preprocess(SIZE, SIZE), THRESHOLDS)
         assert plain.metrics == metrics
         assert plain.dataset_sha256 == found.dataset_sha256
-    assert json.loads(json.dumps(found.to_dict()))["format"] == "stdet.drop/1"
+    document = json.loads(json.dumps(found.to_dict()))
+    assert document["format"] == "stdet.drop/2"
+    assert document["thresholds"] == {"confidence": 0.01, "nms_iou": 0.65, "max_detections": None}

@@ -28,7 +28,9 @@ from stdet.evaluation.postprocess import detect, select
 from stdet.evaluation.predictors import OnnxPredictor, TorchPredictor
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates, Detector, Targets
-from stdet.structures import Annotation, Detections, DetectorSpec, Preprocess
+from stdet.structures import Annotation, Detections, DetectorSpec, Preprocess, Thresholds
+
+USUAL = Thresholds(0.001, 0.65)
 
 
 class Given(DetectionDataset):
@@ -234,7 +236,7 @@ def test_selection_is_the_slow_one(seed: int, overlap: float, limit: int | None)
     corner = rng.uniform(0, 60, (1, 25, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 50, (1, 25, 2))], -1).astype(np.float32)
     scores = rng.random((1, 25, 3)).astype(np.float32)
-    found = select(Candidates(torch.from_numpy(boxes), torch.from_numpy(scores)), 0.6, overlap, limit)[0]
+    found = select(Candidates(torch.from_numpy(boxes), torch.from_numpy(scores)), Thresholds(0.6, overlap, limit))[0]
     best, labels = scores[0].max(-1), scores[0].argmax(-1)
     expected = slow_nms(boxes[0].astype(float), best, labels, 0.6, overlap)[:limit]
     np.testing.assert_array_equal(found.boxes, boxes[0][expected])
@@ -249,7 +251,7 @@ def test_with_several_labels_an_anchor_speaks_for_every_class_that_scores_enough
     boxes = np.hstack([corner, corner + rng.uniform(5, 50, (12, 2))]).astype(np.float32)
     scores = rng.random((12, 3)).astype(np.float32)
     candidates = Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)[None], multi_label=True)
-    found = select(candidates, 0.5, 0.4)[0]
+    found = select(candidates, Thresholds(0.5, 0.4))[0]
     anchors, labels = np.repeat(np.arange(12), 3), np.tile(np.arange(3), 12)
     expected = slow_nms(boxes[anchors].astype(float), scores.ravel(), labels, 0.5, 0.4)
     np.testing.assert_array_equal(found.boxes, boxes[anchors[expected]])
@@ -265,12 +267,13 @@ def test_a_limit_a_class_keeps_the_best_of_what_nms_without_it_keeps(seed: int, 
     boxes = torch.from_numpy(np.concatenate([corner, corner + rng.uniform(20, 50, (1, 90, 2))], -1).astype(np.float32))
     scores = torch.from_numpy(rng.integers(1, 30, (1, 90, 2)).astype(np.float32) / 30)  # with ties
     candidates = Candidates(boxes, scores, multi_label=True)
-    everything, limited = select(candidates, 0.1, 0.3)[0], select(candidates, 0.1, 0.3, max_per_class=limit)[0]
+    thresholds = Thresholds(0.1, 0.3)
+    everything, limited = select(candidates, thresholds)[0], select(candidates, thresholds, max_per_class=limit)[0]
     rank = [int((everything.labels[:i] == label).sum()) for i, label in enumerate(everything.labels)]
     expected = [i for i, place in enumerate(rank) if place < limit]
     np.testing.assert_array_equal(limited.boxes, everything.boxes[expected])
     np.testing.assert_array_equal(limited.scores, everything.scores[expected])
-    np.testing.assert_array_equal(select(candidates, 0.1, 0.3, limit)[0].boxes, everything.boxes[:limit])
+    np.testing.assert_array_equal(select(candidates, Thresholds(0.1, 0.3, limit))[0].boxes, everything.boxes[:limit])
 
 
 class TwoAtOnce:
@@ -287,15 +290,15 @@ class TwoAtOnce:
 @pytest.mark.parametrize("multi_label", [True, False])
 def test_evaluation_and_pictures_take_from_the_model_whether_a_box_may_be_of_several_classes(multi_label: bool) -> None:
     dataset, preprocess = Given(1), Preprocess(8, 8)
-    report = evaluate(TwoAtOnce(multi_label), dataset, preprocess)
-    found = detect(TwoAtOnce(multi_label), dataset.read_image(0), preprocess, 0.25, 0.5)
+    report = evaluate(TwoAtOnce(multi_label), dataset, preprocess, USUAL)
+    found = detect(TwoAtOnce(multi_label), dataset.read_image(0), preprocess, Thresholds(0.25, 0.5))
     assert report.detections == len(dataset) * (2 if multi_label else 1)
     assert found.labels.tolist() == ([0, 1] if multi_label else [0])
 
 
 def test_a_box_that_overflowed_is_left_out_and_spoils_no_other() -> None:
     boxes = torch.tensor([[[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, torch.inf, 5], [0, 0, torch.nan, 5]]])
-    found = select(Candidates(boxes, torch.tensor([[[0.9], [0.8], [0.95], [torch.nan]]])), 0.1, 0.5)[0]
+    found = select(Candidates(boxes, torch.tensor([[[0.9], [0.8], [0.95], [torch.nan]]])), Thresholds(0.1, 0.5))[0]
     np.testing.assert_array_equal(found.boxes, [[0, 0, 10, 10]])
 
 
@@ -309,7 +312,7 @@ def test_overlaps_near_the_threshold_are_decided_by_the_boxes_as_they_are() -> N
         boxes = np.vstack([pairs, [0, 0, 416, 416]]).astype(np.float32)
         scores = np.zeros((1, 3, 80), np.float32)
         scores[0, [0, 1, 2], [79, 79, 0]] = 0.9, 0.8, 0.7
-        found = select(Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)), 0.5, 0.65)[0]
+        found = select(Candidates(torch.from_numpy(boxes)[None], torch.from_numpy(scores)), Thresholds(0.5, 0.65))[0]
         exact = boxes[:2].astype(np.float64)
         both = np.clip(exact[:, 2:].min(0) - exact[:, :2].max(0), 0, None).prod()
         overlap = both / ((exact[:, 2:] - exact[:, :2]).prod(1).sum() - both)
@@ -535,24 +538,33 @@ def test_the_whole_way_from_images_to_a_report(tmp_path: Path) -> None:
         return Candidates(boxes, scores)
 
     ticks: list[int] = []
-    report = evaluate(oracle, dataset, preprocess, batch_size=4, progress=lambda done, total: ticks.append(done))
+    report = evaluate(oracle, dataset, preprocess, USUAL, batch_size=4, progress=lambda done, total: ticks.append(done))
     assert sorted(seen) == list(range(6))
     assert ticks[-1] == 6
     assert report.metrics["AP"] == pytest.approx(1.0)
     assert report.images == 6
-    assert report.thresholds == {"confidence": 0.001, "nms": 0.65, "max_detections": None}
+    assert report.thresholds == USUAL
     report.save(tmp_path / "r.json")
+    assert EvaluationReport.read(tmp_path / "r.json") == report
+    old = report.to_dict() | {
+        "format": "stdet.evaluation/1",
+        "thresholds": {"confidence": 0.001, "nms": 0.65, "max_detections": None},
+    }
+    (tmp_path / "r.json").write_text(json.dumps(old))
     assert EvaluationReport.read(tmp_path / "r.json") == report
     for text, message in (
         ('{"format": "other"}', "not an evaluation report"),
         ("[]", "not an evaluation report"),
-        ('{"format": "stdet.evaluation/1"}', "damaged"),
+        ('{"format": "stdet.evaluation/2"}', "damaged"),
+        ('{"format": "stdet.evaluation/2", "thresholds": {"confidence": 0.1}}', "damaged"),
+        ('{"format": "stdet.evaluation/2", "thresholds": [0.1, 0.2]}', "damaged"),
+        ('{"format": "stdet.evaluation/3"}', "not an evaluation report"),
         ("{", "cannot read"),
     ):
         (tmp_path / "r.json").write_text(text)
         with pytest.raises(ArtifactError, match=message):
             EvaluationReport.read(tmp_path / "r.json")
-    one = detect(oracle, dataset.read_image(0), preprocess, 0.5, 0.65)
+    one = detect(oracle, dataset.read_image(0), preprocess, Thresholds(0.5, 0.65))
     np.testing.assert_allclose(np.sort(one.boxes, 0), np.sort(dataset.annotation(0).boxes, 0), atol=1)
 
 
@@ -561,12 +573,12 @@ def test_a_model_of_another_class_count_is_an_error_and_not_a_score_of_zero() ->
         return Candidates(torch.zeros(len(images), 1, 4), torch.zeros(len(images), 1, 5))
 
     with pytest.raises(ModelError, match="scores 5 classes, the data set has 3"):
-        evaluate(five_classes, Given(1), Preprocess(8, 8))
+        evaluate(five_classes, Given(1), Preprocess(8, 8), USUAL)
 
 
 def test_an_empty_evaluation_set_is_an_error() -> None:
     with pytest.raises(DataError, match="no image"):
-        evaluate(lambda images: Candidates(images, images), Given(1, count=0), Preprocess(8, 8))
+        evaluate(lambda images: Candidates(images, images), Given(1, count=0), Preprocess(8, 8), USUAL)
 
 
 def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,9 +29,10 @@ from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates
 from stdet.nn.distributed import from_main, gathered, rank, world_size
-from stdet.structures import Detections, Preprocess
+from stdet.structures import Detections, Preprocess, Thresholds
 
-FORMAT = "stdet.evaluation/1"
+FORMAT, OLD_FORMAT = "stdet.evaluation/2", "stdet.evaluation/1"
+"""The old one spells `thresholds` otherwise."""
 
 METRICS = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -54,7 +55,7 @@ class EvaluationReport:
         per_class: class name to its `AP` and `AP50`.
         images, ground_truths, detections: how many; ignored boxes aren't counted, nor are detections beyond the 100 best
             of an image and class, which COCO doesn't look at.
-        thresholds: confidence, NMS, and the limit of detections an image.
+        thresholds: which candidates counted as detections.
         dataset_sha256: of the ground truth.
         seconds: wall time of prediction and scoring.
         model: name and hash of the model file, when there is one.
@@ -67,7 +68,7 @@ class EvaluationReport:
     images: int
     ground_truths: int
     detections: int
-    thresholds: dict[str, float | int | None]
+    thresholds: Thresholds
     dataset_sha256: str
     seconds: float
     model: dict[str, str] = field(default_factory=dict)
@@ -93,11 +94,11 @@ class EvaluationReport:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ArtifactError(f"cannot read the evaluation report {path}: {error}") from error
-        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+        if not isinstance(document, dict) or document.pop("format", None) not in (FORMAT, OLD_FORMAT):
             raise ArtifactError(f"{path} is not an evaluation report of format {FORMAT}")
         try:
-            return cls(**document)
-        except TypeError as error:
+            return cls(**document | {"thresholds": Thresholds.from_dict(document["thresholds"])})
+        except (KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"the evaluation report {path} is damaged: {error}") from error
 
 
@@ -105,11 +106,9 @@ def evaluate(
     predictor: Predictor,
     dataset: DetectionDataset,
     preprocess: Preprocess,
+    thresholds: Thresholds,
     *,
-    confidence_thresh: float = 0.001,
-    nms_thresh: float = 0.65,
     iou_eval_thresh: float = 0.5,
-    max_detections: int | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
@@ -120,9 +119,8 @@ def evaluate(
     Several processes share the images, each image goes to one of them, and all return the same report.
 
     Args:
+        thresholds: which candidates are scored; of a class the best 100 are at most, since COCO counts no more.
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
-        max_detections: at most so many an image before scoring; the best 100 of a class are taken at any rate, since
-            COCO counts no more.
 
     Raises:
         DataError: there is nothing to evaluate on, or an image can't be read.
@@ -132,7 +130,7 @@ def evaluate(
         raise DataError("the evaluation set holds no image", "check the test and val paths of the dataset section")
     started = time.perf_counter()
     loader = EvalLoader(dataset, preprocess, batch_size, num_workers, list(range(rank(), len(dataset), world_size())))
-    choose = chooser(confidence_thresh, nms_thresh, max_detections)
+    choose = chooser(thresholds)
     found = gathered(detections(lambda images: {"": predictor(images)}, loader, choose, progress)[""])
     scored = from_main(lambda: score(dataset, found, iou_eval_thresh))
     return EvaluationReport(
@@ -141,7 +139,7 @@ def evaluate(
         len(dataset),
         scored.ground_truths,
         sum(len(d) for d in found.values()),
-        {"confidence": confidence_thresh, "nms": nms_thresh, "max_detections": max_detections},
+        thresholds,
         scored.dataset_sha256,
         time.perf_counter() - started,
         dict(model or {}),
@@ -152,15 +150,9 @@ def evaluate(
 Chooser = Callable[[Candidates], list[Detections]]
 
 
-def chooser(confidence_thresh: float, nms_thresh: float, max_detections: int | None) -> Chooser:
-    """`select` with the thresholds of an evaluation."""
-    return partial(
-        select,
-        confidence_thresh=confidence_thresh,
-        nms_thresh=nms_thresh,
-        max_detections=max_detections,
-        max_per_class=MAX_PER_CLASS,
-    )
+def chooser(thresholds: Thresholds) -> Chooser:
+    """`select` as an evaluation does it."""
+    return partial(select, thresholds=thresholds, max_per_class=MAX_PER_CLASS)
 
 
 def detections(

@@ -13,11 +13,12 @@ from torch import Tensor
 from stdet.boxes import aligned_iou
 from stdet.data.loader import EvalLoader
 from stdet.errors import DataError
-from stdet.evaluation.coco import Chooser, Score, detections, score
+from stdet.evaluation.coco import Score, chooser, detections, score
 from stdet.evaluation.predictors import OnnxPredictor
 from stdet.interfaces.detector import Candidates, OutputPart
+from stdet.structures import Thresholds
 
-FORMAT = "stdet.drop/1"
+FORMAT = "stdet.drop/2"
 NOTHING_TO_FIND = "the evaluation images show no object, so nothing can be scored on them"
 CONFIDENT = 0.25
 """Anchors from this float score on tell how far int8 moves boxes and scores."""
@@ -62,7 +63,7 @@ class DropReport:
     parts: list[PartDrop]
     per_class: dict[str, dict[str, float]]
     moved: dict[str, float | int | None]
-    thresholds: dict[str, float | int | None]
+    thresholds: Thresholds
     images: int
     dataset_sha256: str
     seconds: float
@@ -81,10 +82,9 @@ def compare(
     quantized: OnnxPredictor,
     parts: Sequence[tuple[OutputPart, str]],
     loader: EvalLoader,
-    choose: Chooser,
+    thresholds: Thresholds,
     *,
     metric: str,
-    thresholds: Mapping[str, float | int | None],
     progress: Callable[[int, int | None], None] | None = None,
 ) -> DropReport:
     """Score float, int8 and their mixtures in one pass over the images; both models run once an image.
@@ -95,15 +95,14 @@ def compare(
     Args:
         parts: of the outputs, each with the name of its output; they cover every column.
         loader: the images, all of them in this process.
-        choose: picks the detections among candidates, the same way for all.
-        thresholds: what `choose` goes by, for the report.
+        thresholds: which candidates are detections, the same for all.
 
     Raises:
         DataError: the images show no object.
     """
     started = time.perf_counter()
     mix = _Mixer(floating, quantized, [part for part, _ in parts])
-    found = detections(mix, loader, choose, progress)
+    found = detections(mix, loader, chooser(thresholds), progress)
     dataset = loader.dataset
     scores = {variant: score(dataset, found[variant]) for variant in mix.variants}
     names = [part.name for part, _ in parts]
@@ -128,7 +127,7 @@ def compare(
         sorted(part_drops, key=lambda p: -p.alone.get("AP", 0.0)),
         per_class,
         mix.moved(),
-        dict(thresholds),
+        thresholds,
         len(dataset),
         real.dataset_sha256,
         time.perf_counter() - started,

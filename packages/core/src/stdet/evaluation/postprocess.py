@@ -9,50 +9,41 @@ from torch import Tensor
 from stdet.data.preprocess import normalize, prepare
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.detector import Candidates
-from stdet.structures import Detections, Preprocess
+from stdet.structures import Detections, Preprocess, Thresholds
 
 
-def select(
-    candidates: Candidates,
-    confidence_thresh: float,
-    nms_thresh: float,
-    max_detections: int | None = None,
-    *,
-    max_per_class: int | None = None,
-) -> list[Detections]:
+def select(candidates: Candidates, thresholds: Thresholds, *, max_per_class: int | None = None) -> list[Detections]:
     """The detections of each image, best first, in pixels of the network's input.
 
     Boxes suppress each other within a class; whether a box may be a detection of several classes is the candidates'
     `multi_label`. A box that isn't finite (an exponential that overflowed) is no detection.
 
     Args:
-        confidence_thresh: least score, 0..1, inclusive.
-        nms_thresh: IoU above which the weaker of two boxes of a class is dropped, 0..1.
-        max_detections: at most so many an image, of all classes together; None for no limit.
         max_per_class: at most so many an image and class; None for no limit.
     """
-    limits = [limit for limit in (max_detections, max_per_class) if limit is not None]
+    most = thresholds.max_detections
+    limit = min((n for n in (most, max_per_class) if n is not None), default=None)
     found = []
     for boxes, scores in zip(candidates.boxes.float(), candidates.scores.float(), strict=True):
-        anchors, labels = _confident(boxes, scores, confidence_thresh, candidates.multi_label)
+        anchors, labels = _confident(boxes, scores, thresholds.confidence, candidates.multi_label)
         boxes, scores = boxes[anchors], scores[anchors, labels]
-        kept = _nms_within_classes(boxes, scores, labels, nms_thresh, min(limits, default=None))[:max_detections]
+        kept = _nms_within_classes(boxes, scores, labels, thresholds.nms_iou, limit)[:most]
         found.append(Detections(boxes[kept].cpu().numpy(), scores[kept].cpu().numpy(), labels[kept].cpu().numpy()))
     return found
 
 
-def _confident(boxes: Tensor, scores: Tensor, confidence_thresh: float, multi_label: bool) -> tuple[Tensor, Tensor]:
+def _confident(boxes: Tensor, scores: Tensor, confidence: float, multi_label: bool) -> tuple[Tensor, Tensor]:
     """Rows and classes of the finite boxes that score enough."""
     if multi_label:
-        enough = scores >= confidence_thresh
+        enough = scores >= confidence
     else:
         best, labels = scores.max(-1, keepdim=True)
-        enough = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, labels, best >= confidence_thresh)
+        enough = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, labels, best >= confidence)
     anchors, classes = (enough & boxes.isfinite().all(-1, keepdim=True)).nonzero(as_tuple=True)
     return anchors, classes
 
 
-def _nms_within_classes(boxes: Tensor, scores: Tensor, labels: Tensor, nms_thresh: float, limit: int | None) -> Tensor:
+def _nms_within_classes(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, limit: int | None) -> Tensor:
     """Indices of the boxes that remain, at most `limit` a class, best first, equal scores in their old order.
 
     Class by class: torchvision's `batched_nms` moves small sets apart by class instead, which rounds the boxes, so that
@@ -63,11 +54,11 @@ def _nms_within_classes(boxes: Tensor, scores: Tensor, labels: Tensor, nms_thres
     groups = by_class.split(labels.bincount(minlength=1).tolist())
     kept = torch.zeros_like(labels, dtype=torch.bool)
     for own in groups:
-        kept[own[_nms(boxes[own], scores[own], nms_thresh, limit)]] = True
+        kept[own[_nms(boxes[own], scores[own], nms_iou, limit)]] = True
     return order[kept[order]]
 
 
-def _nms(boxes: Tensor, scores: Tensor, nms_thresh: float, limit: int | None) -> Tensor:
+def _nms(boxes: Tensor, scores: Tensor, nms_iou: float, limit: int | None) -> Tensor:
     """The first `limit` indices that NMS keeps of boxes that are sorted, best first.
 
     Weaker boxes never suppress stronger ones, so the best few hundred decide alone as long as `limit` of them remain:
@@ -77,24 +68,17 @@ def _nms(boxes: Tensor, scores: Tensor, nms_thresh: float, limit: int | None) ->
 
     window = len(boxes) if limit is None else 4 * limit
     while True:
-        kept = nms(boxes[:window], scores[:window], nms_thresh)[:limit]
+        kept = nms(boxes[:window], scores[:window], nms_iou)[:limit]
         if len(kept) == limit or window >= len(boxes):
             return kept
         window *= 4
 
 
-def detect(
-    predictor: Predictor,
-    image: np.ndarray,
-    preprocess: Preprocess,
-    confidence_thresh: float,
-    nms_thresh: float,
-    max_detections: int | None = None,
-) -> Detections:
-    """Detections in one uint8 (H, W, 3) RGB image, clipped to it, in its pixels; the thresholds are those of `select`."""
+def detect(predictor: Predictor, image: np.ndarray, preprocess: Preprocess, thresholds: Thresholds) -> Detections:
+    """Detections in one uint8 (H, W, 3) RGB image, clipped to it, in its pixels."""
     pixels, geometry = prepare(image, preprocess)
     candidates = predictor(normalize(torch.from_numpy(pixels)[None], preprocess))
-    found = select(candidates, confidence_thresh, nms_thresh, max_detections)[0]
+    found = select(candidates, thresholds)[0]
     height, width = image.shape[:2]
     boxes = geometry.to_image(found.boxes)
     return Detections(np.clip(boxes, 0, [width, height, width, height]).astype(np.float32), found.scores, found.labels)

@@ -14,8 +14,8 @@ from stdet.structures import DetectorSpec
 
 QUANTIZATION_KEY = "stdet.quantization"
 """Record of a deploy target's `quantize`; `calibration.fit_for_accuracy` in it is False for noise."""
-ACCURACY_KEY = "stdet.accuracy"
-"""Verdict on an int8 file that was made under a budget."""
+ACCURACY_KEY, ACCURACY_FORMAT = "stdet.accuracy", "stdet.accuracy/2"
+"""Verdict on an int8 file that was made under a budget; the first ones said no format and spelt `thresholds` otherwise."""
 FORMAT_KEY, SPEC_KEY, PROVENANCE_KEY = "stdet.format", "stdet.spec", "stdet.provenance"
 FORMAT = "1"
 

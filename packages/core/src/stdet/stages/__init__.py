@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from stdet.nn.distributed import from_main, is_main
-from stdet.stages.bench import bench
-from stdet.stages.evaluate import evaluate
-from stdet.stages.export import export
-from stdet.stages.predict import predict
-from stdet.stages.quantize import quantize
-from stdet.stages.run import Run
-from stdet.stages.train import train
+from collections.abc import Callable
 
-STAGES = {stage.__name__: stage for stage in (train, export, evaluate, quantize, predict, bench)}
+from stdet.nn.distributed import from_main, is_main
+from stdet.stages import bench, evaluate, export, predict, quantize, train
+from stdet.stages.run import Run
+
+WORK: dict[str, Callable[[Run], None]] = {
+    "train": train.train,
+    "export": export.export,
+    "evaluate": evaluate.evaluate,
+    "quantize": quantize.quantize,
+    "predict": predict.predict,
+    "bench": bench.bench,
+}
+"""What each stage does, by the name that modes call it."""
 SHARED = frozenset({"train", "evaluate"})
 """Stages that several processes do together; the others are the main process's alone."""
 
@@ -20,5 +25,5 @@ def do(name: str, run: Run) -> None:
     """Do the stage `name`; every process ends up with the main process's model file."""
     run.reporter.stage(name)
     if is_main() or name in SHARED:
-        STAGES[name](run)
+        WORK[name](run)
     run.model, run.float_onnx = from_main(lambda: (run.model, run.float_onnx))

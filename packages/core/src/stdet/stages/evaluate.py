@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from stdet.evaluation.plots import PICTURE_THRESHOLD, contact_sheet, draw_detections, plot_precision_recall, save_image
@@ -45,11 +46,10 @@ def evaluate(run: Run) -> None:
 
 def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:
     """The first images of the set with detections in colour and ground truth in white."""
+    thresholds = dataclasses.replace(run.builder.thresholds(), confidence=PICTURE_THRESHOLD)
     sheet = []
     for index in range(min(PICTURES, len(dataset))):
         image = dataset.read_image(index)
-        found = detect(
-            predictor, image, spec.preprocess, PICTURE_THRESHOLD, run.builder.config.postprocessing.NMS_thresh
-        )
+        found = detect(predictor, image, spec.preprocess, thresholds)
         sheet.append(draw_detections(image, found, spec.class_names, dataset.annotation(index).boxes))
     save_image(path, contact_sheet(sheet))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from stdet.artifacts import write_json
 from stdet.errors import ConfigError, DataError
 from stdet.evaluation.plots import PICTURE_THRESHOLD, draw_detections, save_image
@@ -20,19 +22,13 @@ def predict(run: Run) -> None:
     dataset = run.builder.image_folder("prediction", folder, spec=spec)
     if not len(dataset):
         raise DataError(f"{folder} holds no image")
-    given = "confidence_thresh" in config.postprocessing.model_fields_set
-    threshold = config.postprocessing.confidence_thresh if given else PICTURE_THRESHOLD
+    thresholds = run.builder.thresholds()
+    if "confidence_thresh" not in config.postprocessing.model_fields_set:
+        thresholds = dataclasses.replace(thresholds, confidence=PICTURE_THRESHOLD)
     entries = []
     for index in range(len(dataset)):
         image = dataset.read_image(index)
-        found = detect(
-            predictor,
-            image,
-            spec.preprocess,
-            threshold,
-            config.postprocessing.NMS_thresh,
-            config.postprocessing.max_detection_boxes,
-        )
+        found = detect(predictor, image, spec.preprocess, thresholds)
         name = dataset.annotation(index).path
         picture = run.folder / "predictions" / f"{name.stem if name else index}_predict.jpg"
         save_image(picture, draw_detections(image, found, spec.class_names))
@@ -47,5 +43,9 @@ def predict(run: Run) -> None:
             }
         )
         run.reporter.progress("predict", index + 1, len(dataset))
-    write_json(run.folder / "predictions" / "predictions.json", {"format": "stdet.predictions/1", "images": entries})
-    run.record("predict", {"images": len(entries), "folder": str(run.folder / "predictions"), "threshold": threshold})
+    document = {"format": "stdet.predictions/2", "thresholds": thresholds.to_dict(), "images": entries}
+    write_json(run.folder / "predictions" / "predictions.json", document)
+    run.record(
+        "predict",
+        {"images": len(entries), "folder": str(run.folder / "predictions"), "thresholds": thresholds.to_dict()},
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from stdet import calibration, judgement
 from stdet.artifacts import write_json
 from stdet.errors import Rejected
-from stdet.export.metadata import ACCURACY_KEY, copy_with_property, read_spec
+from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, copy_with_property, read_spec
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet.stages.models import onnx_file, onnx_spec
@@ -103,6 +103,6 @@ def _judge(
     run.model = path if within else path.with_name(f"{path.stem}_over_budget.onnx")
     verdict = {key: document[key] for key in ("metric", "max_drop", "within_budget", "dataset_sha256", "thresholds")}
     scores = {"float": report.floating[report.metric], "int8": report.quantized[report.metric]}
-    copy_with_property(unjudged, run.model, ACCURACY_KEY, verdict | scores)
+    copy_with_property(unjudged, run.model, ACCURACY_KEY, {"format": ACCURACY_FORMAT} | verdict | scores)
     unjudged.unlink()
     return {"drop": document}

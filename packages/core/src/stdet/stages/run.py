@@ -46,4 +46,4 @@ class Run:
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
-        return {"format": "stdet.run/1", "run_dir": str(self.folder), "stages": self.results}
+        return {"format": "stdet.run/2", "run_dir": str(self.folder), "stages": self.results}
