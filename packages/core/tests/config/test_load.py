@@ -311,7 +311,7 @@ def test_an_optimizer_can_be_a_bare_name_and_refuses_options_of_another() -> Non
     assert optimizer is not None
     assert optimizer.name == "Adam"
     assert "momentum" in problems(BASE + "training: {optimizer: {Adam: {momentum: 0.9}}}\n")[0]
-    assert problems(BASE + "training: {optimizer: RMSprop}\n")
+    assert "unknown optimizer" in problems(BASE + "training: {optimizer: Nonsense}\n")[0]
     assert "exactly one" in problems(BASE + "training: {optimizer: {SGD: {}, Adam: {}}}\n")[0]
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from stdet.config import schema as sections
 from stdet.config.checked import Config, Contributed
 from stdet.config.convert import convert
+from stdet.config.optimizers import OptimizerReader
 from stdet.config.problems import ConfigProblems, Problem, in_one_line, nearest
 from stdet.config.rules import DATA_MODE, SPLIT_KEYS, Catalogue, Rules
 from stdet.config.source import COMMAND_LINE, Source, fill_now, read_source
@@ -174,41 +175,9 @@ class _Checker:
     def _default_training(self, family: ModelFamily | None) -> None:
         """Values that depend on each other: the optimizer block with its section-level defaults, the scheduler."""
         raw = self._raw["training"]
-        optimizer = raw.get("optimizer")
-        if isinstance(optimizer, str):
-            raw["optimizer"] = optimizer = {optimizer: {}}
-        if optimizer is None and (family is not None or {"learning_rate", "momentum", "weight_decay"} & raw.keys()):
-            raw["optimizer"] = optimizer = {"SGD": {}}
-        if isinstance(optimizer, dict):
-            raw["optimizer"] = {
-                name: self._optimizer_block(str(name), block if isinstance(block, dict) else {}, family)
-                if block is None or isinstance(block, dict)
-                else block
-                for name, block in optimizer.items()
-            }
-        for key in ("learning_rate", "momentum", "weight_decay"):
-            raw.pop(key, None)
+        OptimizerReader(self._source, family, self._problem, self._notes.append, self._validate).read(raw)
         if raw.get("scheduler") is None and family is not None:
             raw["scheduler"] = family.scheduler
-
-    def _optimizer_block(self, name: str, block: dict[str, Any], family: ModelFamily | None) -> dict[str, Any]:
-        raw, block = self._raw["training"], dict(block)
-        for key in ("warmup_lr", "min_lr_ratio"):  # the guide writes these keys of the schedule into the optimizer
-            if key in block:
-                raw[key] = block.pop(key)
-                self._source.places[f"training.{key}"] = self._source.place(f"training.optimizer.{name}.{key}")
-        model = sections.SgdOptions if name == "SGD" else sections.AdamOptions
-        for key in ("learning_rate", "momentum", "weight_decay"):
-            if raw.get(key) is None:
-                continue
-            if key not in model.model_fields:
-                self._problem(f"training.{key}", f"{name} has no {key}")
-            elif block.get(key) is None:
-                block[key] = raw[key]
-            elif block[key] != raw[key]:
-                self._notes.append(f"training.{key}: the {name} block's {block[key]} counts, not {raw[key]}")
-        defaults = family.optimizer_defaults.get(name, {}) if family else {}
-        return {"learning_rate": 0.01} | defaults | {key: value for key, value in block.items() if value is not None}
 
     # --- component keys ------------------------------------------------------------------------------------------
 

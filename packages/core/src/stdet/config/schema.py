@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from stdet.config.optimizers import Optimizer
 from stdet.structures import ColorMode, Interpolation
 
 OperationMode = Literal[
@@ -147,68 +148,6 @@ class Preprocessing(Section):
     pad_value: int | None = Field(None, ge=0, le=255, description="grey of padding and uncovered background")
 
 
-class _Optimizer(Section):
-    learning_rate: float | None = Field(None, gt=0, description="base learning rate")
-    weight_decay: float | None = Field(None, ge=0, description="weight decay")
-
-
-class SgdOptions(_Optimizer):
-    momentum: float | None = Field(None, ge=0, lt=1, description="momentum")
-    nesterov: bool | None = Field(None, description="Nesterov momentum")
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0; set nesterov: False to go without")
-        return self
-
-
-class AdamOptions(_Optimizer):
-    betas: tuple[Share, Share] | None = Field(None, description="decay of the two moments")
-    eps: float | None = Field(None, gt=0, description="added to the denominator")
-    amsgrad: bool | None = Field(None, description="the AMSGrad variant")
-
-
-class Optimizer(Section):
-    """Exactly one optimizer with its options."""
-
-    SGD: SgdOptions | None = None
-    Adam: AdamOptions | None = None
-    AdamW: AdamOptions | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"name exactly one optimizer, not {' and '.join(given) or 'none'}")
-        return self
-
-    @property
-    def name(self) -> str:
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
-
-    @property
-    def block(self) -> SgdOptions | AdamOptions:
-        found = getattr(self, self.name)
-        assert isinstance(found, SgdOptions | AdamOptions)
-        return found
-
-    @property
-    def learning_rate(self) -> float:
-        """Filled in by the family's defaults when the config is silent."""
-        value = self.block.learning_rate
-        assert value is not None
-        return value
-
-    @property
-    def weight_decay(self) -> float:
-        return self.block.weight_decay or 0.0
-
-    def extras(self) -> dict[str, Any]:
-        """The optimizer's own keyword arguments."""
-        return self.block.model_dump(exclude_none=True, exclude={"learning_rate", "weight_decay"})
-
-
 class Training(Section):
     trainer_name: str | None = Field(None, description="`yolod` or `ssd`; must fit the model")
     batch_size: Positive = Field(32, description="images a step, in each process")
@@ -216,7 +155,9 @@ class Training(Section):
     eval_interval: Positive = Field(1, description="evaluate after every so many epochs; also `validation_epochs`")
     print_interval: Positive = Field(50, description="report the losses every so many steps")
     scheduler: str | None = Field(None, description="learning-rate schedule; `stdet list schedulers`")
-    optimizer: Optimizer | None = Field(None, description="SGD, Adam or AdamW with their options")
+    optimizer: Optimizer | None = Field(
+        None, description="a class of torch.optim by its name, with its own keyword arguments: {SGD: {momentum: 0.9}}"
+    )
     no_aug_epochs: int | None = Field(
         None, ge=0, description="last epochs without strong augmentation; default: the family's, at most a quarter"
     )
