@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from stdet.data.image_io import image_size, read_image, verify_image
+from stdet.data import image_io
+from stdet.data.image_io import image_header, image_size, read_image, verify_image
 from stdet.errors import DataError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -98,3 +99,84 @@ def test_missing_and_odd_files_are_data_errors(tmp_path: Path) -> None:
         for look in (image_size, read_image, verify_image):
             with pytest.raises(DataError, match=name):
                 look(tmp_path / name)
+
+
+def exif_with(kind: int, value: bytes) -> bytes:
+    """An EXIF block with the orientation tag alone: of any type, with any value of 4 bytes."""
+    tag = struct.pack("<HHI", 0x0112, kind, 1) + value
+    return b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 1) + tag + bytes(4)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("value", [*range(10), 300])
+def test_every_look_at_an_image_knows_the_size_at_which_it_is_shown(tmp_path: Path, suffix: str, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(COLOURS).save(path, exif=exif)
+    turned = value in (5, 6, 7, 8)
+    assert read_image(path).shape == ((6, 4, 3) if turned else (4, 6, 3))
+    assert image_size(path) == verify_image(path) == ((6, 4) if turned else (4, 6))
+    assert image_header(path).orientation == (value if value in range(1, 9) else 1)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_png_may_tell_its_orientation_anywhere(tmp_path: Path, late: bool) -> None:
+    path = tmp_path / "a.png"
+    info = PngImagePlugin.PngInfo()
+    xmp = '<x xmlns:tiff="t" tiff:Orientation="6"/>'
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    Image.fromarray(COLOURS).save(path, pnginfo=info)
+    if late:
+        Image.fromarray(COLOURS).save(path)
+        block = struct.pack("<2sHIH", b"II", 42, 8, 1) + struct.pack("<HHII", 0x0112, 3, 1, 6) + bytes(4)
+        chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+        data = path.read_bytes()
+        path.write_bytes(data[:-12] + chunk + data[-12:])
+    assert image_size(path) == verify_image(path) == read_image(path).shape[:2] == (6, 4)
+
+
+@pytest.mark.parametrize(
+    "exif", [exif_with(9, struct.pack("<i", 65537)), exif_with(3, b"\x09\0\0\0"), b"Exif\0\0rubbish"]
+)
+def test_an_orientation_tag_that_means_nothing_turns_nothing(tmp_path: Path, exif: bytes) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(COLOURS).save(path, exif=exif)
+    assert image_size(path) == verify_image(path) == read_image(path).shape[:2] == (4, 6)
+
+
+FOREIGN = {
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
+    "AVIF": b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B" + bytes(64),
+    "DDS": b"DDS |\0\0\0" + bytes(120),
+    "GIF": encoded("GIF"),
+    "ICO": encoded("ICO"),
+    "PPM": encoded("PPM"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_only_the_documented_formats_are_opened_whatever_a_file_is_called(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("a program was started"))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(FOREIGN[kind])
+    for look in (image_size, read_image, verify_image):
+        with pytest.raises(DataError, match=r"photo\.jpg .*\(JPEG, PNG, BMP, WEBP, TIFF\)"):
+            look(path)
+    assert set(image_io.FORMATS) <= set(Image.OPEN) | set(Image.ID)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
+def test_a_wrong_suffix_does_not_matter(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "photo.gif").write_bytes(encoded(kind))
+    assert read_image(tmp_path / "photo.gif").shape == (64, 64, 3)
+
+
+def test_a_camera_s_multi_picture_file_is_its_first_photograph(tmp_path: Path) -> None:
+    one, other = (Image.new("RGB", (40, 20), colour) for colour in ((200, 0, 0), (0, 200, 0)))
+    one.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[other])
+    assert verify_image(tmp_path / "a.jpg") == (20, 40)
+    assert abs(int(read_image(tmp_path / "a.jpg")[5, 5, 0]) - 200) < 6

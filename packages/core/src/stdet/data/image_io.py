@@ -6,18 +6,36 @@ import mmap
 import struct
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from stdet.errors import DataError
 
 MAX_PIXELS = 1 << 27
 """Largest declared size that is decoded, 134 million pixels: a tiny file may claim to be enormous."""
 
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+"""What is opened, whatever the file is called. Pillow knows forty more, of which one starts Ghostscript."""
+
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError, AssertionError,
+    struct.error, zlib.error,
+)  # fmt: skip
 """What Pillow's parsers raise on files that aren't what they claim to be."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to what shows the image upright (EXIF 3.0, tag 0x0112). Every other value means upright."""
 JPEG_REDUCTIONS = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the flags without a colour; IMREAD_REDUCED_COLOR_2 would mean BGR
@@ -27,16 +45,34 @@ JPEG_REDUCTIONS = {
 HINT = "replace the file, or set dataset.on_bad_data: skip"
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels as the image is shown (EXIF orientation applied), without decoding it.
+class ImageHeader(NamedTuple):
+    """What is known of an image without decoding it.
 
-    Raises:
-        DataError: missing, empty, not an image, or larger than `MAX_PIXELS`.
+    Attributes:
+        height, width: pixels, as the image is shown (EXIF orientation applied).
+        orientation: the EXIF value, 1 (upright) where the file says nothing, or nothing that is 1..8.
+    """
+
+    height: int
+    width: int
+    orientation: int
+
+
+def image_header(path: Path) -> ImageHeader:
+    """Raises:
+    DataError: missing, empty, none of `FORMATS`, or larger than `MAX_PIXELS`.
     """
     with _opened(path) as image:
-        width, height = image.size
-        turned = _orientation(path, image) >= 5  # 5..8 exchange the sides
-    return (width, height) if turned else (height, width)
+        return _header(path, image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of `image_header`.
+
+    Raises:
+        DataError: as `image_header`.
+    """
+    return image_header(path)[:2]
 
 
 def read_image(path: Path, keep_alpha: bool = False, reduce: int = 1) -> np.ndarray:
@@ -52,11 +88,15 @@ def read_image(path: Path, keep_alpha: bool = False, reduce: int = 1) -> np.ndar
         DataError: as `image_size`, or the pixel data is damaged or cut off.
     """
     with _opened(path) as image:
-        if image.format == "JPEG" and image.mode == "RGB" and _orientation(path, image) == 1:
+        turn = TURNS.get(_header(path, image).orientation)
+        if image.format == "JPEG" and image.mode == "RGB" and turn is None:
             pixels = _decode_jpeg(path, reduce)
             return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) if keep_alpha else pixels
         try:
-            return _convert(ImageOps.exif_transpose(image), keep_alpha)
+            image.load()
+            if turn is not None and image.format != "TIFF":  # Pillow turns those itself
+                return _convert(image.transpose(turn), keep_alpha)
+            return _convert(image, keep_alpha)
         except DAMAGE as error:
             raise DataError(f"cannot decode {path}: {error}", HINT) from error
 
@@ -73,7 +113,7 @@ def verify_image(path: Path) -> tuple[int, int]:
         DataError: as `read_image`.
     """
     with _opened(path) as image:
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 _check_end(path, data)
         else:
@@ -88,9 +128,11 @@ def _opened(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty (0 bytes)", HINT)
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except FileNotFoundError as error:
         raise DataError(f"no image at {path}", "check the images path of the split") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not a readable image ({', '.join(FORMATS)})", HINT) from error
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image: {error}", HINT) from error
     width, height = image.size
@@ -100,12 +142,31 @@ def _opened(path: Path) -> Image.Image:
     return image
 
 
-def _orientation(path: Path, image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where the file says nothing."""
+def _header(path: Path, image: Image.Image) -> ImageHeader:
+    """Of an image that isn't loaded yet: of a TIFF, loading changes the orientation."""
     try:
-        return int(image.getexif().get(0x0112, 1))
-    except DAMAGE as error:
-        raise DataError(f"{path} has damaged EXIF data: {error}", HINT) from error
+        plain = image.format == "PNG" and not _png_tells_orientation(path)
+        value = 1 if plain else image.getexif().get(0x0112, 1)
+    except DAMAGE:  # says nothing that anybody could follow
+        value = 1
+    orientation = int(value) if value in range(1, 9) else 1
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # `size` is of the image as it is shown, if Pillow thinks so
+        width, height = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return ImageHeader(width, height, orientation) if orientation >= 5 else ImageHeader(height, width, orientation)
+
+
+def _png_tells_orientation(path: Path) -> bool:
+    """Whether a PNG has EXIF or XMP data. Only then is Pillow asked, which decodes the whole image to find it."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            start = file.read(min(length, 32))
+            if kind == b"eXIf" or start.startswith((b"Raw profile type exif", b"XML:com.adobe.xmp")):
+                return True
+            file.seek(length - len(start) + 4, 1)
+    return False
 
 
 def _decode_jpeg(path: Path, reduce: int) -> np.ndarray:
