@@ -18,7 +18,7 @@ from stdet.interfaces.reporter import SilentReporter
 from stdet.nn.int8_training import Int8Simulation
 from stdet.plugins.loader import load_plugins
 from stdet.structures import DetectorSpec
-from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.onnx_graph.session import new_session
 
 CONFIG = """\
 operation_mode: {mode}

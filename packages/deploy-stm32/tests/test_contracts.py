@@ -26,7 +26,7 @@ class TestStm32(TargetContract):
         type(self).name = board
 
     def test_the_board_says_whether_the_model_fits(self, tmp_path: Path, board: str) -> None:
-        from stdet_deploy_stm32.estimate import estimate
+        from stdet_deploy_stm32.bench.estimate import estimate
 
         report = estimate(self.model(tmp_path), boards()[board])
         assert board == "stm32" or any("fit" in note or "external" in note for note in report.notes)

@@ -16,9 +16,9 @@ from stdet.interfaces.deploy import (
     Progress,
     QuantizationResult,
 )
+from stdet_deploy_stm32.bench.estimate import estimate
+from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
-from stdet_deploy_stm32.estimate import estimate
-from stdet_deploy_stm32.host import bench_host
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 
 

@@ -16,8 +16,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from stdet.config.schema import Quantization
 from stdet.errors import ArtifactError, QuantizationError, Rejected
 from stdet.interfaces.deploy import CalibrationData, QuantizationResult
-from stdet_deploy_stm32.host import new_session
-from stdet_deploy_stm32.quantize.form import check_form
+from stdet_deploy_stm32.onnx_graph.session import new_session
+from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 
 Foreign = Callable[..., Path]

@@ -15,11 +15,11 @@ from onnx import ModelProto, helper, numpy_helper
 from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator
-from stdet_deploy_stm32.host import new_session
+from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter, group_effects, only, quantized_tensors, rank
+from stdet_deploy_stm32.quantize.int8 import Int8, make_int8
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
-from stdet_deploy_stm32.quantize.recipe import Int8, make_int8
-from stdet_deploy_stm32.quantize.settling import range_settling
+from stdet_deploy_stm32.quantize.ranges.settling import range_settling
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -1,6 +1,7 @@
 """Post-training quantization to the QDQ form that ST's compiler takes.
 
-`recipe.quantize_onnx` is the way through: `options` reads the config, `prepare` makes the float graph static, `calibrate`
-streams the images and asks an observer of `ranges` for each tensor's range, `insert` lets onnxruntime place the Q/DQ
-nodes, `borders` types inputs and outputs, `normalise` and `form` make and prove the form.
+`int8.quantize_onnx` is the way through: `settings` reads the config, `prepare` makes the float graph static, `ranges`
+chooses what each activation's integers span, `steps` holds the methods by which less is lost, `form` places the Q/DQ
+nodes, brings the graph into the form and proves it. `modes` is what `operating_mode` chooses; `search`, `inspection` and
+`foreign` stand behind it.
 """

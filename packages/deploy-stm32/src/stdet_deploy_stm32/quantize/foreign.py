@@ -15,21 +15,21 @@ from stdet.errors import QuantizationError, Rejected
 from stdet.interfaces.deploy import QuantizationResult
 from stdet.structures import Table
 from stdet_deploy_stm32 import __version__
-from stdet_deploy_stm32.graph import QDQ, fix_batch, load_model
-from stdet_deploy_stm32.host import new_session, random_inputs
-from stdet_deploy_stm32.quantize.borders import border_types
-from stdet_deploy_stm32.quantize.form import Finding, check_form
+from stdet_deploy_stm32.onnx_graph.session import new_session, random_inputs
+from stdet_deploy_stm32.onnx_graph.surgery import sort_nodes
+from stdet_deploy_stm32.onnx_graph.view import QDQ, fix_batch, load_model
+from stdet_deploy_stm32.quantize.form.borders import border_types
+from stdet_deploy_stm32.quantize.form.check import Finding, check_form
+from stdet_deploy_stm32.quantize.form.rewrite import rewrite_into_form
 from stdet_deploy_stm32.quantize.inspection import decibel
-from stdet_deploy_stm32.quantize.normalise import normalise
+from stdet_deploy_stm32.quantize.int8 import METADATA_KEY, write_model
 from stdet_deploy_stm32.quantize.prepare import name_nodes
-from stdet_deploy_stm32.quantize.recipe import METADATA_KEY, write_model
-from stdet_deploy_stm32.quantize.surgery import sort_nodes
 
 LEAST_SQNR_DB = 30.0
 """Rounding a float bias to int32 stays far above; less means that the normaliser changed what the model computes."""
 
 
-def normalise_file(path: Path, output: Path) -> QuantizationResult:
+def rewrite_file(path: Path, output: Path) -> QuantizationResult:
     """Write the QDQ file `path` in the form that ST's compiler takes; the findings go to `form.json` beside it.
 
     Raises:
@@ -44,7 +44,7 @@ def normalise_file(path: Path, output: Path) -> QuantizationResult:
     name_nodes(model)
     before = check_form(model)
     normalised = ModelProto.FromString(model.SerializeToString())
-    normalise(normalised)
+    rewrite_into_form(normalised)
     sort_nodes(normalised)
     normalised = onnx.shape_inference.infer_shapes(normalised)  # fixing the batch made the outputs' shapes unknown
     after = check_form(normalised)

@@ -15,8 +15,8 @@ from stdet.artifacts import sha256_file, write_json
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator, Progress, QuantizationResult
 from stdet.structures import Table
-from stdet_deploy_stm32.memory import large_blocks_returned
-from stdet_deploy_stm32.quantize.foreign import normalise_file
+from stdet_deploy_stm32.process_memory import large_blocks_returned
+from stdet_deploy_stm32.quantize.foreign import rewrite_file
 from stdet_deploy_stm32.quantize.inspection import (
     Effect,
     SqnrMeter,
@@ -26,11 +26,11 @@ from stdet_deploy_stm32.quantize.inspection import (
     rank,
     with_scores,
 )
-from stdet_deploy_stm32.quantize.options import choose
+from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, save_int8
 from stdet_deploy_stm32.quantize.pictures import plot_ranking
-from stdet_deploy_stm32.quantize.recipe import Int8, make_int8, save_int8
+from stdet_deploy_stm32.quantize.ranges.settling import range_settling
 from stdet_deploy_stm32.quantize.search import search
-from stdet_deploy_stm32.quantize.settling import range_settling
+from stdet_deploy_stm32.quantize.settings import choose
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _full_auto(job: Job) -> QuantizationResult:
 
 
 def _normalise(job: Job) -> QuantizationResult:
-    return normalise_file(job.model, job.output)
+    return rewrite_file(job.model, job.output)
 
 
 MODES: dict[str, Callable[[Job], QuantizationResult]] = {

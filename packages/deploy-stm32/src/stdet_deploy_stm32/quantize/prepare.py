@@ -11,10 +11,10 @@ from onnx import ModelProto, defs, helper, numpy_helper, version_converter
 from onnxruntime.quantization import quant_pre_process
 
 from stdet.errors import QuantizationError
-from stdet_deploy_stm32.graph import dynamic_dimensions, fix_batch, load_model
-from stdet_deploy_stm32.host import new_session, random_inputs
-from stdet_deploy_stm32.quantize.form import WEIGHTED
-from stdet_deploy_stm32.quantize.surgery import add_constant, graph_inputs, initializers, is_quantized, opset
+from stdet_deploy_stm32.onnx_graph.session import new_session, random_inputs
+from stdet_deploy_stm32.onnx_graph.surgery import add_constant, graph_inputs, initializers, is_quantized, opset
+from stdet_deploy_stm32.onnx_graph.view import dynamic_dimensions, fix_batch, load_model
+from stdet_deploy_stm32.quantize.form.check import WEIGHTED
 
 log = logging.getLogger(__name__)
 

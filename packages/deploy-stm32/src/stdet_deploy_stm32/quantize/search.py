@@ -24,12 +24,12 @@ from stdet.errors import ArtifactError, QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator, Progress
 from stdet.structures import Table
 from stdet_deploy_stm32 import __version__
-from stdet_deploy_stm32.graph import load_model, read_graph
-from stdet_deploy_stm32.quantize.extras import EXTRAS
+from stdet_deploy_stm32.onnx_graph.view import load_model, read_graph
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter, rank
-from stdet_deploy_stm32.quantize.options import ALL_METHODS, read_options
+from stdet_deploy_stm32.quantize.int8 import make_int8, save_int8
+from stdet_deploy_stm32.quantize.libraries import EXTRAS
 from stdet_deploy_stm32.quantize.pictures import plot_search
-from stdet_deploy_stm32.quantize.recipe import make_int8, save_int8
+from stdet_deploy_stm32.quantize.settings import ALL_METHODS, read_options
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What a model costs: measured on this computer, or counted from the graph."""

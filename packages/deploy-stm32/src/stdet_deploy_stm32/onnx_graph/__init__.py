@@ -1,0 +1,1 @@
+"""ONNX graphs as this package sees and changes them: the view, surgery, sessions, gradients, what watches tensors."""

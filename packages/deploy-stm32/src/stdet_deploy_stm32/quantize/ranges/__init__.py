@@ -1,0 +1,1 @@
+"""Which range of real values each activation's integers span."""
