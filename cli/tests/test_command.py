@@ -37,6 +37,11 @@ def stdet(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (env or {}))
 
 
+def on_the_path(folder: Path) -> dict[str, str]:
+    """The environment in which `folder` comes first."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "c.yaml"
@@ -102,7 +107,7 @@ def plant(tmp_path: Path) -> Plant:
         (folder / "acme_broken.py").write_text(code)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[stdet]\n{entry} = acme_broken\n")
-        return {"PYTHONPATH": str(folder)}
+        return on_the_path(folder)
 
     return make
 
@@ -138,10 +143,10 @@ def test_each_fault_of_a_plugin_is_shown(plant: Plant, code: str, state: str, re
     assert found["stdet-core"]["state"] == "loaded"
 
 
-def test_two_distributions_with_one_entry_point_name_are_shown(plant: Plant) -> None:
+def test_a_stranger_with_an_entry_point_named_like_ours_is_set_aside_and_ours_is_not(plant: Plant) -> None:
     env = plant(PLUGIN.format(api=1), entry="yolod")
     found = {p["distribution"]: p for p in document(stdet("plugins", "--json", env=env))}
-    assert [found[d]["state"] for d in ("acme-broken", "stdet-models-yolod")] == ["duplicate", "duplicate"]
+    assert [found[d]["state"] for d in ("acme-broken", "stdet-models-yolod")] == ["duplicate", "loaded"]
 
 
 def test_a_name_claimed_twice_is_shown_as_such(plant: Plant) -> None:
@@ -159,16 +164,17 @@ def test_a_broken_model_of_somebody_else_does_not_hide_the_mistakes_of_a_config(
 
 
 def test_what_a_plugin_prints_does_not_end_up_in_the_document(plant: Plant) -> None:
-    done = stdet("list", "models", "--json", env=plant("print('hello')\n" + PLUGIN.format(api=1)))
+    noise = "import os\nprint('hello')\nos.write(1, b'raw')\nos.system('echo child')\n"
+    done = stdet("list", "models", "--json", env=plant(noise + PLUGIN.format(api=1)))
     assert document(done)
-    assert "hello" in done.stderr
+    assert all(word in done.stderr for word in ("hello", "raw", "child"))
 
 
 def test_ctrl_c_at_any_time_is_one_document_and_exit_code_130(config: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import stdet.api\ndef stop(*a, **k): raise KeyboardInterrupt\nstdet.api.run = stop\n"
     )
-    done = stdet("train", str(config), "--json", env={"PYTHONPATH": str(tmp_path)})
+    done = stdet("train", str(config), "--json", env=on_the_path(tmp_path))
     assert done.returncode == 130
     assert "resume_training_from=auto" in document(done)["error"]["hint"]
     assert "Traceback" not in done.stderr
@@ -266,7 +272,7 @@ def test_a_bug_is_a_traceback_and_exit_code_one(config: Path, tmp_path: Path) ->
     (tmp_path / "sitecustomize.py").write_text(
         "import stdet.api\ndef bug(*a, **k): raise ZeroDivisionError('planted')\nstdet.api.run = bug\n"
     )
-    done = stdet("train", str(config), "--json", env={"PYTHONPATH": str(tmp_path)})
+    done = stdet("train", str(config), "--json", env=on_the_path(tmp_path))
     assert done.returncode == 1
     assert "ZeroDivisionError: planted" in done.stderr
     assert "error" in document(done)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from stdet.errors import Interrupted, StdetError
 
@@ -29,7 +29,7 @@ class Session:
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
-        self._stdout = sys.stdout  # of its own, since `session` sends everybody else's elsewhere
+        self._stdout: TextIO = sys.stdout  # of its own, since `apart` sends everybody else's elsewhere
         self._reporter: Reporter | None = None
         self._main = os.environ.get("RANK", "0") == "0"  # torchrun's other processes show nothing but their errors
 
@@ -51,6 +51,31 @@ class Session:
         """Print JSON on stdout."""
         if self._main:
             self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            self._stdout.flush()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Keeps stdout for the document: what a library, a plugin or a child process prints meanwhile goes to stderr."""
+        sys.stdout.flush()
+        try:
+            own = os.dup(sys.stdout.fileno())
+        except (OSError, ValueError):  # stdout is no file, as under a test runner
+            with redirect_stdout(sys.stderr):
+                yield
+            return
+        self._stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            os.dup2(own, sys.stdout.fileno())
+
+    def silence(self) -> None:
+        """Nobody reads stdout any more: write the rest of it nowhere, else the flush at exit complains."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in {sys.stdout, self._stdout}:
+            os.dup2(nowhere, stream.fileno())
 
     def text(self, text: str, document: object) -> None:
         """`text` for people, `document` for programs."""
@@ -128,8 +153,7 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
     logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
     ui = Session(as_json)
     try:
-        # whatever a library or a plugin prints must not end up inside the document
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with ui.apart() if as_json else nullcontext():
             yield ui
         sys.stdout.flush()
     except Interrupted as stopped:
@@ -143,7 +167,7 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
         ui.error(Interrupted("stopped", hint))
         sys.exit(130)
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains
+        ui.silence()
         sys.exit(141)
     except Exception:
         ui.close()

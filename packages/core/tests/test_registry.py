@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections import Counter, OrderedDict
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from stdet.errors import PluginError
+from stdet.interfaces.dataset import DatasetWriter, WrittenSplit
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.registered import fault_of
 from stdet.known import known
 from stdet.registry import KINDS, Catalogue, Entry
-from stdet.structures import Preprocess
+from stdet.structures import Annotation, Preprocess
 
 FAMILY = ModelFamily("toy", "toy", Preprocess(32, 32), "yolox", "cosine", False, 32, 32, "toy", (32,))
+
+
+class Writer(DatasetWriter):
+    images_folder = Path()
+
+    def add(self, name: str, annotation: Annotation) -> None: ...
+
+    def finish(self) -> WrittenSplit:
+        return WrittenSplit(Path())
 
 
 def entry(name: str, target: str = "collections:OrderedDict", distribution: str = "acme", **more: str) -> Entry:
@@ -27,6 +41,7 @@ def entry(name: str, target: str = "collections:OrderedDict", distribution: str 
 def _family(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("planted_family")
     module.FAMILY = FAMILY  # type: ignore[attr-defined]
+    module.Writer = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "planted_family", module)
 
 
@@ -98,9 +113,85 @@ def test_every_kind_has_a_row_in_the_table_of_our_own_names() -> None:
 
 def test_a_writer_is_found_by_its_format_and_a_format_without_one_names_those_that_have() -> None:
     catalogue = Catalogue(
-        [entry("flat", kind="datasets"), entry("tall", kind="datasets", writer="collections:Counter")]
+        [entry("flat", kind="datasets"), entry("tall", kind="datasets", writer="planted_family:Writer")]
     )
-    assert catalogue.writer("tall") is Counter
+    assert catalogue.writer("tall") is Writer
     with pytest.raises(PluginError, match="no data set can be written as `flat`") as caught:
         catalogue.writer("flat")
     assert "tall" in caught.value.hint
+
+
+class AbstractWriter(DatasetWriter):
+    """Without its methods."""
+
+
+@pytest.mark.parametrize(
+    ("role", "found", "wanted"),
+    [
+        ("target", 7, "of type int; wanted is something that can be called"),
+        ("target", AbstractWriter, "AbstractWriter without add, finish, images_folder"),
+        ("writer", Counter, "the class Counter; wanted is a subclass of stdet.interfaces.dataset.DatasetWriter"),
+        ("writer", AbstractWriter, "AbstractWriter without add, finish, images_folder"),
+        ("options", ModelFamily, "the class ModelFamily; wanted is a subclass of stdet.interfaces.family.Options"),
+        ("family", ModelFamily, "the class ModelFamily; wanted is a stdet.interfaces.family.ModelFamily"),
+        (
+            "family",
+            dataclasses.replace(FAMILY, training_options=Counter),
+            "training_options is the class Counter",
+        ),
+        ("family", dataclasses.replace(FAMILY, model_type="a/b"), "model_type is 'a/b'"),
+    ],
+)
+def test_what_a_string_names_is_told_from_what_is_wanted(role: str, found: object, wanted: str) -> None:
+    assert wanted in fault_of(role, found)
+
+
+@pytest.mark.parametrize(
+    ("role", "found"), [("target", len), ("writer", Writer), ("options", Options), ("family", FAMILY)]
+)
+def test_what_is_wanted_has_no_fault(role: str, found: object) -> None:
+    assert fault_of(role, found) == ""
+
+
+def test_a_target_that_ends_the_process_when_imported_is_the_plugins_fault(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "planted_exit.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match=r"acme 1\.0 registers scheduler `flat` as `planted_exit:x`.*SystemExit"):
+        Catalogue([entry("flat", "planted_exit:x")]).build("schedulers", "flat")
+
+
+def second_family(monkeypatch: pytest.MonkeyPatch) -> object:
+    module = ModuleType("planted_second")
+    module.FAMILY = dataclasses.replace(FAMILY, trainer_name="second")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "planted_second", module)
+    return module.FAMILY
+
+
+def test_a_model_type_claimed_twice_belongs_to_neither_and_the_full_type_is_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = second_family(monkeypatch)
+    one = entry("net", kind="models", family="planted_family:FAMILY")
+    two = entry("net", kind="models", family="planted_second:FAMILY", distribution="bcme")
+    catalogue = Catalogue([one, two])
+    assert catalogue.families() == {}
+    with pytest.raises(PluginError, match="model_type `toy` is claimed by acme and bcme") as caught:
+        catalogue.family_of_type("toy")
+    assert "acme/toy" in caught.value.hint
+    assert catalogue.family_of_type("acme/toy") is FAMILY
+    assert catalogue.family_of_type("bcme/toy") is second
+    assert catalogue.model_of(second) == "bcme/net"
+
+
+def test_a_model_of_another_distribution_in_a_family_of_ours_claims_nothing() -> None:
+    models = [entry(d, kind="models", family="planted_family:FAMILY", distribution=d) for d in ("acme", "bcme")]
+    catalogue = Catalogue(models)
+    assert catalogue.families() == {"toy": FAMILY}
+    assert catalogue.family_of_type("toy") is catalogue.family_of_type("bcme/toy") is FAMILY
+
+
+def test_a_model_type_that_nobody_has_is_none_and_one_of_ours_says_where_to_get_it() -> None:
+    assert Catalogue([]).family_of_type("toy") is None
+    with pytest.raises(PluginError, match="model_type `ssd` is provided by stdet-models-ssd") as caught:
+        Catalogue([]).family_of_type("ssd")
+    assert caught.value.hint == "pip install stdet-models-ssd"

@@ -7,11 +7,12 @@ import functools
 import importlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from stdet.errors import PluginError
+from stdet.isolation import ForeignError, isolated
 from stdet.known import known
 
 log = logging.getLogger(__name__)
@@ -124,88 +125,152 @@ class Catalogue:
         raise self._unknown(kind, noun, short)
 
     def _unknown(self, kind: str, noun: str, name: str) -> PluginError:
-        if distribution := known().provider(kind, name):
-            if reason := self._missing.get(distribution):
-                return PluginError(
-                    f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}"
-                )
-            if distribution not in self._installed:
-                return PluginError(
-                    f"{noun} `{name}` is provided by {distribution}, which is not installed",
-                    f"pip install {distribution}",
-                )
-            return PluginError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
+        if absence := self._absence(kind, noun, name):
+            return absence
         close = difflib.get_close_matches(name, sorted({*self._table[kind], *known().names(kind)}), 3)
         guess = f"; did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else ""
-        return PluginError(f"unknown {noun} `{name}`{guess}", f"`stdet list {kind}` shows what is installed")
+        aside = f"; set aside: {', '.join(sorted(self._missing))} (`stdet plugins` says why)" if self._missing else ""
+        return PluginError(f"unknown {noun} `{name}`{guess}", f"`stdet list {kind}` shows what is installed{aside}")
+
+    def _absence(self, kind: str, noun: str, name: str) -> PluginError | None:
+        """Why a name of ours isn't there; None when it isn't ours."""
+        distribution = known().provider(kind, name)
+        if distribution is None:
+            return None
+        if reason := self._missing.get(distribution):
+            return PluginError(f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}")
+        if distribution not in self._installed:
+            return PluginError(
+                f"{noun} `{name}` is provided by {distribution}, which is not installed", f"pip install {distribution}"
+            )
+        return PluginError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
 
     def options(self, kind: str, name: str) -> Any:
-        """The `Options` class of a component's own config keys; the empty one when it has none."""
+        """The `Options` class of a component's own config keys; the empty one when it has none.
+
+        Raises:
+            PluginError: as `entry`, or what is registered is no such class.
+        """
         from stdet.interfaces.family import Options
 
         entry = self.entry(kind, name)
-        return _resolve(entry, entry.options) if entry.options else Options
+        return _resolve(entry, "options", entry.options) if entry.options else Options
 
     def family(self, model_name: str) -> Any:
-        """The `ModelFamily` of a model."""
+        """The `ModelFamily` of a model.
+
+        Raises:
+            PluginError: as `entry`, or what is registered is no family.
+        """
         entry = self.entry("models", model_name)
-        return _resolve(entry, entry.family or "")
+        return _resolve(entry, "family", entry.family or "")
 
     def writer(self, name: str) -> Any:
         """The `DatasetWriter` class of a data set format.
 
         Raises:
-            PluginError: as `entry`, or nobody can write the format.
+            PluginError: as `entry`, nobody can write the format, or what is registered is no writer.
         """
         entry = self.entry("datasets", name)
         if entry.writer is None:
             able = ", ".join(e.name for e in self.entries("datasets") if e.writer)
             raise PluginError(f"no data set can be written as `{name}`", f"formats with a writer: {able or 'none'}")
-        return _resolve(entry, entry.writer)
+        return _resolve(entry, "writer", entry.writer)
 
     def families(self) -> dict[str, Any]:
-        """Every installed family, by its `model_type`."""
-        return {family.model_type: family for _, family in self._sound_families()}
+        """Every installed family whose `model_type` is claimed by no other, by that type."""
+        types = [family.model_type for family, _ in self._sound_families]
+        return {f.model_type: f for f, _ in self._sound_families if types.count(f.model_type) == 1}
+
+    def family_of_type(self, model_type: str) -> Any:
+        """The `ModelFamily` that `model_type` or `distribution/model_type` stands for; None when nobody has it.
+
+        Raises:
+            PluginError: several distributions claim the type, or its package is not installed or set aside.
+        """
+        distribution, _, short = model_type.rpartition("/")
+        found = [
+            (family, owners)
+            for family, owners in self._sound_families
+            if family.model_type == short and (not distribution or distribution in {e.distribution for e in owners})
+        ]
+        if len(found) > 1:
+            names = sorted({e.distribution for _, owners in found for e in owners})
+            raise PluginError(
+                f"model_type `{short}` is claimed by {' and '.join(names)}, so it belongs to neither",
+                f"write `{names[0]}/{short}`, name the model in model.model_name, or uninstall one of them",
+            )
+        if not found and (absence := self._absence("model_types", "model_type", short)):
+            raise absence
+        return found[0][0] if found else None
 
     def model_of(self, family: Any) -> str:
         """A model of `family`: any of them can read the outputs of the others."""
-        return next(entry.name for entry, found in self._sound_families() if found is family)
+        entry = next(owners[0] for found, owners in self._sound_families if found is family)
+        return entry.name if len(self._table["models"][entry.name]) == 1 else f"{entry.distribution}/{entry.name}"
 
-    def _sound_families(self) -> Iterator[tuple[Entry, Any]]:
-        """A model of each family, and the family. One that can't be imported is left out with a warning: whoever asks
-        for all of them doesn't need that one, and using its models says what is wrong."""
-        for entry in {e.family: e for e in self.entries("models")}.values():
+    @functools.cached_property
+    def _sound_families(self) -> list[tuple[Any, list[Entry]]]:
+        """Every family with its models. One that can't be used is left out with a warning: whoever asks for all of
+        them doesn't need that one, and using its models says what is wrong."""
+        families: dict[int, tuple[Any, list[Entry]]] = {}
+        broken: set[str | None] = set()
+        for entry in self.entries("models"):
+            if entry.family in broken:
+                continue
             try:
-                yield entry, _resolve(entry, entry.family or "")
+                family = _resolve(entry, "family", entry.family or "")
             except PluginError as error:
                 log.warning("%s", error.message)
+                broken.add(entry.family)
+            else:
+                families.setdefault(id(family), (family, []))[1].append(entry)
+        return list(families.values())
 
     def build(self, kind: str, name: str, *args: Any) -> Any:
         """Import what `name` stands for and call it with `args`.
 
         Raises:
-            PluginError: as `entry`, or the target can't be imported.
+            PluginError: as `entry`, or the target can't be imported or called.
         """
         entry = self.entry(kind, name)
         registry = _fenced_registry(kind)
         key = f"{entry.distribution}/{entry.name}"
-        registry.register_module(name=key, module=_resolve(entry, entry.target), force=True)
+        registry.register_module(name=key, module=_resolve(entry, "target", entry.target), force=True)
         return registry.get(key)(*args)
 
 
-def _resolve(entry: Entry, target: str) -> Any:
-    """The object that a `"module:attribute"` string of a *plugin* names; never a string from a config."""
-    module, _, attribute = target.partition(":")
-    try:
+def _resolve(entry: Entry, role: str, target: str) -> Any:
+    """The object that a `"module:attribute"` string of a *plugin* names; never a string from a config.
+
+    Args:
+        role: the attribute of the entry that holds `target`.
+
+    Raises:
+        PluginError: it can't be imported, or is not what the role asks for.
+        Interrupted: the user stopped the import.
+    """
+
+    from stdet.interfaces.registered import fault_of
+
+    def find() -> tuple[Any, str]:
+        module, _, attribute = target.partition(":")
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever a plugin's module does wrong is reported as the plugin's fault
-        raise PluginError(
-            f"{entry.distribution} {entry.version} registers {entry.kind.removesuffix('s')} `{entry.name}` as "
-            f"`{target}`, which can't be imported: {type(error).__name__}: {error}",
-            f"update or reinstall {entry.distribution}",
-        ) from error
+        return found, fault_of(role, found)
+
+    registered = (
+        f"{entry.distribution} {entry.version} registers {entry.kind.removesuffix('s')} `{entry.name}` "
+        f"{'as' if role == 'target' else f'with {role}'} `{target}`"
+    )
+    hint = f"update or reinstall {entry.distribution}"
+    try:
+        found, fault = isolated(find, f"importing `{target}` of {entry.distribution}")
+    except ForeignError as error:
+        raise PluginError(f"{registered}, which can't be imported: {error}", hint) from error
+    if fault:
+        raise PluginError(f"{registered}, {fault}", hint)
     return found
 
 

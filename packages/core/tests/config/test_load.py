@@ -113,6 +113,9 @@ class FakeCatalogue:
     def families(self) -> dict[str, ModelFamily]:
         return {"st_yolod": YOLOD, "ssd": SSD}
 
+    def family_of_type(self, model_type: str) -> ModelFamily | None:
+        return self.families().get(model_type)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def weight_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -11,6 +11,7 @@ from stdet.config.checked import Config
 from stdet.config.rules import Catalogue
 from stdet.errors import StdetError
 from stdet.interfaces.family import Options
+from stdet.isolation import told
 
 
 def to_json_schema(catalogue: Catalogue, config: Config | None = None) -> dict[str, Any]:
@@ -88,4 +89,14 @@ def _installed(catalogue: Catalogue, broken: dict[str, str]) -> list[_Part]:
             ("model", f"model_type/{kind}", family.model_options),
             ("training", f"model_type/{kind}", family.training_options),
         ]
-    return parts
+    return [part for part in parts if _describable(part, broken)]
+
+
+def _describable(part: _Part, broken: dict[str, str]) -> bool:
+    """Whether pydantic can say a component's keys as JSON Schema; one that it can't must not take the others with it."""
+    _, owner, options = part
+    try:
+        options.model_json_schema()
+    except Exception as error:  # pydantic's errors for this have no common base, and a field's type may bring its own
+        broken[owner] = f"its options can't be described: {told(error)}"
+    return owner not in broken

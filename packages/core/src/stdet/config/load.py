@@ -158,19 +158,21 @@ class _Checker:
     def _family(self) -> ModelFamily | None:
         raw = self._raw["model"]
         name, kind = raw.get("model_name"), raw.get("model_type")
+        family: ModelFamily | None = None
         try:
             if name is not None:
                 family = self._catalogue.family(str(name))
-                if kind is not None and kind != family.model_type:
-                    self._problem("model.model_type", f"found {kind!r}, but `{name}` is of type `{family.model_type}`")
-                return family
-            families = self._catalogue.families() if kind is not None else {}
+            elif kind is not None:
+                family = self._catalogue.family_of_type(str(kind))
         except StdetError as error:
-            self._problem("model.model_name", in_one_line(error))
+            self._problem("model.model_type" if name is None else "model.model_name", in_one_line(error))
             return None
-        if kind is not None and kind not in families:
+        if family is None and kind is not None:
+            families = self._catalogue.families()
             self._problem("model.model_type", f"found {kind!r}", ", ".join(families), nearest(str(kind), families))
-        return families.get(str(kind))
+        elif family and kind is not None and str(kind).rpartition("/")[2] != family.model_type:
+            self._problem("model.model_type", f"found {kind!r}, but `{name}` is of type `{family.model_type}`")
+        return family
 
     def _default_training(self, family: ModelFamily | None) -> None:
         """Values that depend on each other: the optimizer block with its section-level defaults, the scheduler."""

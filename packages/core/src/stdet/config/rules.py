@@ -33,6 +33,8 @@ class Catalogue(Protocol):
 
     def families(self) -> dict[str, ModelFamily]: ...
 
+    def family_of_type(self, model_type: str) -> ModelFamily | None: ...
+
 
 @dataclass(frozen=True)
 class Rules:
