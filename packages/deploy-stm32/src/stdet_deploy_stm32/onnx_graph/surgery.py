@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,17 @@ def dequantized(dq: NodeProto, model: ModelProto) -> np.ndarray:
 def add_constant(model: ModelProto, name: str, value: np.ndarray) -> str:
     """Add `value` under `name`, or under `name_1`, … when that is taken; returns the name used."""
     taken = initializers(model).keys() | producers(model).keys() | {v.name for v in model.graph.input}
+    unique = _free_name(name, taken)
+    model.graph.initializer.append(numpy_helper.from_array(value, unique))
+    return unique
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, or `name_1`, … when that is taken."""
     unique, count = name, 0
     while unique in taken:
         count += 1
         unique = f"{name}_{count}"
-    model.graph.initializer.append(numpy_helper.from_array(value, unique))
     return unique
 
 
@@ -96,21 +103,72 @@ def _keep(field: Any, wanted: Callable[..., bool]) -> None:
 
 
 def sort_nodes(model: ModelProto) -> None:
-    """Bring the nodes into an order in which each follows what it reads; the present order decides where it can."""
-    known = {*initializers(model), *(value.name for value in model.graph.input), ""}
-    waiting = list(model.graph.node)
-    ordered: list[NodeProto] = []
-    while waiting:
-        ready = [node for node in waiting if known.issuperset(node.input)]
-        if not ready:
-            raise ValueError(f"the graph has a cycle at node {waiting[0].name}")
-        for node in ready:
-            known.update(node.output)
-            ordered.append(node)
-        waiting = [node for node in waiting if not known.issuperset(node.output)]
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    """Bring the nodes into an order in which each follows what it reads; the present order decides where it can.
+
+    Raises:
+        ValueError: they can't be ordered.
+    """
+    makers = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
+    missing = [{makers[name] for name in node.input if name in makers} for node in model.graph.node]
+    waiting: list[list[int]] = [[] for _ in missing]
+    for index, before in enumerate(missing):
+        for other in before:
+            waiting[other].append(index)
+    ready = [index for index, before in enumerate(missing) if not before]
+    order = []
+    while ready:
+        order.append(index := heapq.heappop(ready))
+        for other in waiting[index]:
+            missing[other].discard(index)
+            if not missing[other]:
+                heapq.heappush(ready, other)
+    if len(order) < len(missing):
+        left = min(set(range(len(missing))) - set(order))
+        raise ValueError(f"the graph has a cycle at node {model.graph.node[left].name}")
+    copies = [NodeProto.FromString(model.graph.node[index].SerializeToString()) for index in order]
     del model.graph.node[:]
     model.graph.node.extend(copies)
+
+
+def own_constants(model: ModelProto) -> None:
+    """Give each operator that computes with a stored constant its own copy, and its own DequantizeLinear, in place.
+
+    Inputs of different scales can't share an integer bias; and where two operators read one quantized constant,
+    onnxruntime (1.20 to 1.32, `session.x64quantprecision` with extended optimizations) fails with "Attempt to replace the
+    existing tensor". Integer constants (axes, sizes) stay shared.
+    """
+    stored, makers = initializers(model), producers(model)
+    taken_names = {*stored, *makers, *(value.name for value in model.graph.input)}
+    taken: set[str] = set()
+
+    def copy(name: str) -> str:
+        unique = _free_name(name, taken_names)
+        taken_names.add(unique)
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(stored[name])
+        tensor.name = unique
+        return unique
+
+    for node in list(model.graph.node):
+        if node.op_type in QDQ:
+            continue
+        for index, name in enumerate(node.input):
+            maker = makers.get(name)
+            dequantizes = maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in stored
+            if not dequantizes and (name not in stored or stored[name].data_type != TensorProto.FLOAT):
+                continue
+            if name not in taken:
+                taken.add(name)
+            elif maker is None:
+                node.input[index] = copy(name)
+            else:
+                own = NodeProto.FromString(maker.SerializeToString())
+                own.input[:] = [copy(part) for part in maker.input]
+                own.output[0] = _free_name(name, taken_names)
+                own.name = f"{maker.name}/{own.output[0]}"
+                taken_names.add(own.output[0])
+                node.input[index] = own.output[0]
+                model.graph.node.insert(0, own)  # it reads constants only
 
 
 def opset(model: ModelProto) -> int:

@@ -7,14 +7,13 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, defs, helper, numpy_helper, version_converter
+from onnx import ModelProto, defs, helper, version_converter
 from onnxruntime.quantization import quant_pre_process
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.onnx_graph.session import new_session, random_inputs
-from stdet_deploy_stm32.onnx_graph.surgery import add_constant, graph_inputs, initializers, is_quantized, opset
+from stdet_deploy_stm32.onnx_graph.surgery import graph_inputs, is_quantized, opset, own_constants
 from stdet_deploy_stm32.onnx_graph.view import dynamic_dimensions, fix_batch, load_model
-from stdet_deploy_stm32.quantize.form.check import WEIGHTED
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,8 @@ def prepare(path: Path, target_opset: int) -> ModelProto:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     model = _fold(model, path)
     _check_static(model, path)
-    own_weights(model)
+    name_nodes(model)  # folding makes new ones without a name
+    own_constants(model)
     del model.metadata_props[:]
     helper.set_model_props(model, metadata)
     return model
@@ -89,23 +89,6 @@ def name_nodes(model: ModelProto) -> None:
                 node.name += "_"
             taken.add(node.name)
         seen.add(node.name)
-
-
-def own_weights(model: ModelProto) -> None:
-    """Give each layer its own copy of weights and biases that it shares with one before it, in place.
-
-    Layers with inputs of different scales can't share an integer bias, and onnxruntime can't load int8 convolutions that
-    share a weight.
-    """
-    constants, taken = initializers(model), set[str]()
-    for node in model.graph.node:
-        if node.op_type not in WEIGHTED:
-            continue
-        for index in range(1, len(node.input)):
-            name = node.input[index]
-            if name in constants and name in taken:
-                node.input[index] = add_constant(model, name, numpy_helper.to_array(constants[name]))
-            taken.add(name)
 
 
 def _check_runs(model: ModelProto, path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Float graphs as other exporters write them: shared constants, nodes without names, long chains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from stdet.config.schema import Quantization
+from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
+
+Build = Callable[..., ModelProto]
+Section = Callable[..., Quantization]
+Photos = Callable[..., CalibrationData]
+node = helper.make_node
+RNG = np.random.default_rng(5)
+
+
+def weight(*shape: int) -> np.ndarray:
+    return RNG.normal(0, 0.3, shape).astype(np.float32)
+
+
+@pytest.fixture
+def shared_constant(graph: Build) -> ModelProto:
+    """Two convolutions, a sum and a difference that read one constant."""
+    nodes = [
+        node("Conv", ["image", "w1"], ["a"], "one"),
+        node("Conv", ["image", "w2"], ["b"], "two"),
+        node("Add", ["b", "k"], ["p"], "sum"),
+        node("Sub", ["k", "b"], ["q"], "difference"),
+        node("Concat", ["a", "p", "q"], ["output"], "join", axis=1),
+    ]
+    constants = {"w1": weight(2, 3, 1, 1), "w2": weight(2, 3, 1, 1), "k": weight(1, 2, 1, 1)}
+    return graph(nodes, constants, {"image": [1, 3, 16, 16]}, {"output": [1, 6, 16, 16]})
+
+
+@pytest.fixture
+def two_group_norms(graph: Build) -> ModelProto:
+    """GroupNorm as torch exports it for opset 17, twice, with the constants of both shared."""
+    nodes, last = [node("Conv", ["image", "w1"], ["c"], "stem")], "c"
+    for i in range(2):
+        nodes += [
+            node("Reshape", [last, "groups"], [f"r{i}"]),
+            node("InstanceNormalization", [f"r{i}", "ones", "zeros"], [f"n{i}"], epsilon=1e-5),
+            node("Reshape", [f"n{i}", "image_shape"], [f"s{i}"]),
+            node("Mul", [f"s{i}", "gain"], [f"m{i}"]),
+            node("Add", [f"m{i}", "shift"], [f"t{i}"]),
+            node("Relu", [f"t{i}"], [f"u{i}"]),
+            node("Conv", [f"u{i}", "w2"], [f"v{i}"]),
+        ]
+        last = f"v{i}"
+    nodes.append(node("Sigmoid", [last], ["output"]))
+    constants = {
+        "w1": weight(4, 3, 1, 1), "w2": weight(4, 4, 1, 1), "groups": np.array([0, 2, -1]),
+        "image_shape": np.array([1, 4, 16, 16]), "ones": np.ones(2, np.float32), "zeros": np.zeros(2, np.float32),
+        "gain": weight(4, 1, 1), "shift": weight(4, 1, 1),
+    }  # fmt: skip
+    return graph(nodes, constants, {"image": [1, 3, 16, 16]}, {"output": [1, 4, 16, 16]})
+
+
+@pytest.mark.parametrize("network", ["shared_constant", "two_group_norms"])
+def test_a_constant_that_two_operators_read_is_no_obstacle(
+    network: str, request: pytest.FixtureRequest, tmp_path: Path, section: Section, photos: Photos
+) -> None:
+    source = tmp_path / "float.onnx"
+    onnx.save(request.getfixturevalue(network), source)
+    record = quantize_onnx(source, tmp_path / "int8.onnx", photos(), section({"calibrate_method": "MinMax"}))
+    assert record["sqnr_db"]["output"] > 25
+
+
+def test_every_operator_reads_constants_of_its_own_with_the_old_values(
+    shared_constant: ModelProto, tmp_path: Path
+) -> None:
+    onnx.save(shared_constant, tmp_path / "float.onnx")
+    model = prepare(tmp_path / "float.onnx", 17)
+    constants = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
+    read = [name for n in model.graph.node for name in n.input if name in constants]
+    assert len(read) == len(set(read)) == 4
+    k = numpy_helper.to_array(next(c for c in shared_constant.graph.initializer if c.name == "k"))
+    assert sum(np.array_equal(constants[name], k) for name in read) == 2
+
+
+def test_nodes_that_folding_makes_have_names(
+    graph: Build, tmp_path: Path, section: Section, photos: Photos
+) -> None:
+    """onnxruntime writes HardSwish out as nodes without names, which equalizing confused, as on torchvision's ssdlite320."""
+    nodes, last = [], "image"
+    for i in range(2):
+        nodes += [
+            node("Conv", [last, f"w{i}"], [f"c{i}"]),
+            node("HardSwish", [f"c{i}"], [f"m{i}"]),
+        ]
+        last = f"m{i}"
+    nodes.append(node("Conv", [last, "w2"], ["output"]))
+    uneven = np.array([100, 1, 1, 1, 1, 0.01], np.float32).reshape(6, 1, 1, 1)
+    constants = {"w0": weight(6, 3, 1, 1) / 30 * uneven, "w1": weight(6, 6, 1, 1) * uneven, "w2": weight(2, 6, 1, 1)}
+    onnx.save(graph(nodes, constants, {"image": [1, 3, 16, 16]}, {"output": [1, 2, 16, 16]}), tmp_path / "f.onnx")
+    names = [n.name for n in prepare(tmp_path / "f.onnx", 17).graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    made = make_int8(tmp_path / "f.onnx", photos(), section())
+    assert made.record["equalized"]
