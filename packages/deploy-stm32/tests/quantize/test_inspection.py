@@ -47,6 +47,18 @@ def test_every_quantized_tensor_is_found_once(made: Int8) -> None:
     assert activations["image"].op_type == "Input"
 
 
+@pytest.mark.parametrize("kinds", [{"activation"}, {"weight", "activation"}, {"weight"}])
+def test_a_group_is_measured_with_the_other_tensors_in_float(made: Int8, photos: Photos, kinds: set[str]) -> None:
+    """Oracle: the same graph without any optimizer, of which one makes float weights 8-bit ones."""
+    probe = only(made.floating, [t for t in quantized_tensors(made.floating, made.inside) if t.kind in kinds])
+    real, found = (
+        np.stack([outputs(m, image)[0] for image in photos().batches()]).astype(np.float64)
+        for m in (made.floating, probe)
+    )
+    expected = 10 * np.log10(np.square(real).sum() / np.square(real - found).sum())
+    assert SqnrMeter(made.floating, photos(), 6)(probe)["output"] == pytest.approx(expected, abs=0.05)
+
+
 def test_one_weight_alone_is_the_float_model_with_that_weight_rounded(made: Int8, photos: Photos) -> None:
     (weight,) = (t for t in quantized_tensors(made.floating, made.inside) if t.tensor == "w2")
     model = only(made.floating, [weight])

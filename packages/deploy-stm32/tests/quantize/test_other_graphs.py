@@ -14,8 +14,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from stdet.config.schema import Quantization
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.bench.host import bench_host
+from stdet_deploy_stm32.onnx_graph.surgery import sort_nodes
+from stdet_deploy_stm32.quantize.foreign import rewrite_file
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
+from stdet_deploy_stm32.quantize.prepare import prepare
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]
@@ -66,6 +69,38 @@ def two_group_norms(graph: Build) -> ModelProto:
     return graph(nodes, constants, {"image": [1, 3, 16, 16]}, {"output": [1, 4, 16, 16]})
 
 
+@pytest.fixture
+def shared_qdq(shared_constant: ModelProto, tmp_path: Path, photos: Photos) -> Path:
+    """The same as onnxruntime's own pipeline quantizes it: both readers behind one DequantizeLinear."""
+
+    class Reader(CalibrationDataReader):
+        images = photos().batches()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+            image = next(self.images, None)
+            return None if image is None else {"image": image}
+
+    onnx.save(shared_constant, tmp_path / "plain.onnx")
+    quantize_static(
+        tmp_path / "plain.onnx", tmp_path / "other_tool.onnx", Reader(), QuantFormat.QDQ, per_channel=True,
+        activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Add", "Sub", "Concat"],
+    )  # fmt: skip
+    return tmp_path / "other_tool.onnx"
+
+
+def test_another_tools_shared_constant_is_brought_into_the_form(shared_qdq: Path, tmp_path: Path) -> None:
+    rewrite_file(shared_qdq, tmp_path / "ours.onnx")
+    constants = {c.name for c in onnx.load(tmp_path / "ours.onnx").graph.initializer}
+    stored = [n.input[0] for n in onnx.load(tmp_path / "ours.onnx").graph.node if n.op_type == "DequantizeLinear"]
+    stored = [name for name in stored if name in constants]
+    assert len(stored) == len(set(stored)) == 4
+
+
+def test_another_tools_shared_constant_can_be_benched(shared_qdq: Path) -> None:
+    assert bench_host(shared_qdq, runs=2).latency_ms is not None
+
+
 @pytest.mark.parametrize("network", ["shared_constant", "two_group_norms"])
 def test_a_constant_that_two_operators_read_is_no_obstacle(
     network: str, request: pytest.FixtureRequest, tmp_path: Path, section: Section, photos: Photos
@@ -88,9 +123,7 @@ def test_every_operator_reads_constants_of_its_own_with_the_old_values(
     assert sum(np.array_equal(constants[name], k) for name in read) == 2
 
 
-def test_nodes_that_folding_makes_have_names(
-    graph: Build, tmp_path: Path, section: Section, photos: Photos
-) -> None:
+def test_nodes_that_folding_makes_have_names(graph: Build, tmp_path: Path, section: Section, photos: Photos) -> None:
     """onnxruntime writes HardSwish out as nodes without names, which equalizing confused, as on torchvision's ssdlite320."""
     nodes, last = [], "image"
     for i in range(2):
@@ -108,3 +141,22 @@ def test_nodes_that_folding_makes_have_names(
     assert len(set(names)) == len(names)
     made = make_int8(tmp_path / "f.onnx", photos(), section())
     assert made.record["equalized"]
+
+
+def test_sorting_twenty_thousand_nodes_takes_no_time_and_keeps_their_order(graph: Build) -> None:
+    count = 20_000
+    nodes = [node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(count)]
+    model = graph(nodes, {}, {"t0": [1]}, {f"t{count}": [1]})
+    first = model.graph.node.pop(0)
+    model.graph.node.append(first)
+    started = time.process_time()
+    sort_nodes(model)
+    assert time.process_time() - started < 2  # twenty thousand rounds over all of them would take minutes
+    assert [n.input[0] for n in model.graph.node] == [f"t{i}" for i in range(count)]
+
+
+def test_nodes_in_a_circle_are_named(graph: Build) -> None:
+    model = graph([node("Relu", ["x"], ["y"])], {}, {"x": [1]}, {"y": [1]})
+    model.graph.node.extend([node("Identity", ["b"], ["a"], "there"), node("Identity", ["a"], ["b"], "back")])
+    with pytest.raises(ValueError, match="cycle at node there"):
+        sort_nodes(model)

@@ -12,6 +12,7 @@ import onnxruntime
 from stdet.artifacts import sha256_file
 from stdet.interfaces.deploy import BenchReport, Progress
 from stdet_deploy_stm32.onnx_graph.session import THREADS, new_session, random_inputs
+from stdet_deploy_stm32.onnx_graph.surgery import own_constants
 from stdet_deploy_stm32.onnx_graph.view import QDQ, load_model
 
 WARM_UP = 5
@@ -35,8 +36,11 @@ def bench_host(path: Path, progress: Progress | None = None, runs: int = RUNS, t
     Raises:
         ArtifactError: not a model that onnxruntime runs.
     """
-    quantized = any(node.op_type in QDQ for node in load_model(path).graph.node)
-    session = new_session(path, threads)
+    model = load_model(path)
+    quantized = any(node.op_type in QDQ for node in model.graph.node)
+    if quantized:
+        own_constants(model)
+    session = new_session(model.SerializeToString() if quantized else path, threads)
     feeds = random_inputs(session)
     times_ms = []
     for index in range(WARM_UP + runs):

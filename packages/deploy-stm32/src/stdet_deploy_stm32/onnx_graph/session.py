@@ -14,6 +14,8 @@ from stdet.errors import ArtifactError
 from stdet_deploy_stm32.process_memory import return_memory
 
 THREADS = 1
+_ROUNDS_FLOAT_WEIGHTS = "WeightBiasQuantization"
+"""Optimizer that makes float weights beside quantized activations 8-bit ones: another model than the one that is written."""
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
 
 
@@ -35,7 +37,9 @@ def new_session(model: Path | bytes, threads: int = THREADS, optimize: bool = Tr
         options.enable_cpu_mem_arena = False  # it grows by doubling; whoever looks at every tensor counts the bytes
     try:
         source = model if isinstance(model, bytes) else str(model)
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=[_ROUNDS_FLOAT_WEIGHTS]
+        )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         name = "the model" if isinstance(model, bytes) else str(model)
         raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error

@@ -154,7 +154,9 @@ def own_constants(model: ModelProto) -> None:
             continue
         for index, name in enumerate(node.input):
             maker = makers.get(name)
-            dequantizes = maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in stored
+            dequantizes = (
+                maker is not None and maker.op_type == "DequantizeLinear" and stored.keys() >= set(maker.input)
+            )
             if not dequantizes and (name not in stored or stored[name].data_type != TensorProto.FLOAT):
                 continue
             if name not in taken:

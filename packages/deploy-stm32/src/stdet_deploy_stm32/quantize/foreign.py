@@ -16,7 +16,7 @@ from stdet.interfaces.deploy import QuantizationResult
 from stdet.structures import Table
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.onnx_graph.session import new_session, random_inputs
-from stdet_deploy_stm32.onnx_graph.surgery import sort_nodes
+from stdet_deploy_stm32.onnx_graph.surgery import own_constants, sort_nodes
 from stdet_deploy_stm32.onnx_graph.view import QDQ, fix_batch, load_model
 from stdet_deploy_stm32.quantize.form.borders import border_types
 from stdet_deploy_stm32.quantize.form.check import Finding, check_form
@@ -45,6 +45,7 @@ def rewrite_file(path: Path, output: Path) -> QuantizationResult:
     before = check_form(model)
     normalised = ModelProto.FromString(model.SerializeToString())
     rewrite_into_form(normalised)
+    own_constants(normalised)
     sort_nodes(normalised)
     normalised = onnx.shape_inference.infer_shapes(normalised)  # fixing the batch made the outputs' shapes unknown
     after = check_form(normalised)
