@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from stdet import api
+from stdet.artifacts import ModelFile
 from stdet.interfaces.reporter import SilentReporter
 from stdet.structures import Detections, Thresholds
 
@@ -162,9 +163,9 @@ def test_the_judge_of_a_quantization_scores_by_the_thresholds_of_an_evaluation(
     builder = Builder(checked, load_plugins()[0])
     spec = builder.foreign_spec(("disc", "star"), (SIZE, SIZE))
     images = builder.dataset("val", spec.class_names, spec=spec)
-    model = config.parent / "model.onnx"
+    model = ModelFile.at(config.parent / "model.onnx")
     evaluator = judge.make_evaluator(builder, spec, images, None, SilentReporter())
-    assert evaluator.score(model) == pytest.approx(ap50(scored), abs=1e-6)
+    assert evaluator.score(model.path) == pytest.approx(ap50(scored), abs=1e-6)
     report: DropReport = judge.compare_forms(builder, spec, model, model, images, SilentReporter())
     assert report.floating["AP50"] == report.quantized["AP50"] == pytest.approx(ap50(scored), abs=1e-6)
     assert report.to_dict()["thresholds"] == {

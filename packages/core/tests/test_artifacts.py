@@ -6,12 +6,25 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import onnx
 import pytest
+import torch
+from onnx import helper
 
-from stdet.artifacts import atomic_folder, atomic_path, cache_folder, sha256_file, write_bytes, write_json, write_text
+from stdet.artifacts import (
+    ModelFile,
+    atomic_folder,
+    atomic_path,
+    cache_folder,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from stdet.errors import ArtifactError
 
 
@@ -113,3 +126,54 @@ def test_a_folder_is_there_when_it_is_complete_and_never_replaces_one(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         is_stopped()
     assert list((tmp_path / "deep").iterdir()) == [target]
+
+
+def graph(*operators: str) -> onnx.ModelProto:
+    values = ["a", *(f"v{i}" for i in range(len(operators)))]
+    nodes = [
+        helper.make_node(op, [x, *(("s",) if "Linear" in op else ())], [y])
+        for op, x, y in zip(operators, values, values[1:], strict=False)
+    ]
+    return helper.make_model(helper.make_graph(nodes, "g", [], []))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pth", "model"])
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [
+        ("checkpoint", lambda path: torch.save({"model": {"w": torch.zeros(2)}}, path)),
+        (
+            "checkpoint",
+            lambda path: torch.save({"w": torch.zeros(2)}, path, _use_new_zipfile_serialization=False),
+        ),
+        ("float", lambda path: onnx.save(graph("Relu", "Sigmoid"), path)),
+        ("int8", lambda path: onnx.save(graph("Relu", "QuantizeLinear", "DequantizeLinear"), path)),
+    ],
+)
+def test_what_a_model_file_is_follows_from_what_it_holds_whatever_it_is_called(
+    tmp_path: Path, name: str, kind: str, write: Callable[[Path], object]
+) -> None:
+    write(tmp_path / name)
+    found = ModelFile.at(tmp_path / name)
+    assert found == ModelFile(tmp_path / name, kind)  # type: ignore[arg-type]
+    assert found.is_onnx == (kind != "checkpoint")
+    assert found.form == ("int8" if kind == "int8" else "float")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable ONNX file, nor weights"),
+        (b"no model at all", "not a readable ONNX file, nor weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (None, "no model file at"),
+    ],
+)
+def test_what_is_no_model_file_is_said_with_its_name(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        ModelFile.at(tmp_path / "x.onnx")
+    assert str(tmp_path / "x.onnx") in caught.value.message
+    with pytest.raises(ArtifactError, match="cannot read"):
+        ModelFile.at(tmp_path)

@@ -9,10 +9,69 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, Self
 
 from stdet.errors import ArtifactError
+
+ModelKind = Literal["checkpoint", "float", "int8"]
+LFS_MARKER = b"version https://git-lfs"
+"""What a Git LFS pointer begins with, which a clone without LFS has in place of a large file."""
+PICKLED = (b"PK\x03\x04", b"\x80")
+"""What files of `torch.save` begin with: a zip archive, in old ones a pickle."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that a stage works on. What it is was found out once, by what it holds and not by its name.
+
+    Attributes:
+        path: where it is.
+        kind: `checkpoint` for weights that torch reads, `float` or `int8` for an ONNX without or with quantized operators.
+    """
+
+    path: Path
+    kind: ModelKind
+
+    @property
+    def is_onnx(self) -> bool:
+        return self.kind != "checkpoint"
+
+    @property
+    def form(self) -> Literal["float", "int8"]:
+        """Which of the two forms of a model it holds."""
+        return "int8" if self.kind == "int8" else "float"
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The model file at `path`.
+
+        Raises:
+            ArtifactError: missing, a Git LFS pointer, or neither weights nor an ONNX graph.
+        """
+        try:
+            with path.open("rb") as file:
+                start = file.read(len(LFS_MARKER))
+        except FileNotFoundError as error:
+            raise ArtifactError(f"no model file at {path}", "check model.model_path") from error
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror or error}", "check model.model_path") from error
+        if start == LFS_MARKER:
+            raise ArtifactError(f"{path} is a Git LFS pointer, not the model itself", "fetch it with `git lfs pull`")
+        return cls(path, "checkpoint" if start.startswith(PICKLED) else _onnx_kind(path))
+
+
+def _onnx_kind(path: Path) -> Literal["float", "int8"]:
+    import onnx  # what imports this module for its writers needn't load it
+
+    try:
+        nodes = onnx.load(path, load_external_data=False).graph.node
+    except Exception as error:  # protobuf raises its own kinds for a file that isn't ONNX
+        raise ArtifactError(f"{path} is not a readable ONNX file, nor weights of torch: {error}") from error
+    if not nodes:
+        raise ArtifactError(f"{path} is not a readable ONNX file, nor weights of torch: it holds no graph")
+    return "int8" if any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in nodes) else "float"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stdet.artifacts import ModelFile
 from stdet.build import Builder
 from stdet.calibration import combined, image_hashes
 from stdet.data.loader import EvalLoader
@@ -41,7 +42,7 @@ def make_evaluator(
     decoder, choose = builder.decoder(spec), chooser(builder.thresholds())
 
     def judge(path: Path) -> float:
-        predictor = OnnxPredictor(path, decoder)
+        predictor = OnnxPredictor(ModelFile.at(path), decoder)
         found = detections(
             lambda images: {"": predictor(images)},
             _loader(builder, spec, dataset),
@@ -64,7 +65,12 @@ def make_evaluator(
 
 
 def compare_forms(
-    builder: Builder, spec: DetectorSpec, floating: Path, int8: Path, dataset: DetectionDataset, reporter: Reporter
+    builder: Builder,
+    spec: DetectorSpec,
+    floating: ModelFile,
+    int8: ModelFile,
+    dataset: DetectionDataset,
+    reporter: Reporter,
 ) -> DropReport:
     """What `int8` loses against `floating` on `dataset`, and which part of the outputs loses it."""
     decoder = builder.decoder(spec)

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from stdet.artifacts import ModelFile
 from stdet.data.preprocess import Geometry
 from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.coco import METRICS, EvaluationReport, evaluate, score
@@ -386,7 +387,7 @@ def border_model(tmp_path: Path, in_type: int, out_type: int) -> Path:
 @pytest.mark.parametrize("in_type", [TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8])
 @pytest.mark.parametrize("out_type", [TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8])
 def test_integer_borders_are_converted_by_their_own_scales(tmp_path: Path, in_type: int, out_type: int) -> None:
-    predictor = OnnxPredictor(border_model(tmp_path, in_type, out_type), OneBox())
+    predictor = OnnxPredictor(ModelFile.at(border_model(tmp_path, in_type, out_type)), OneBox())
     images = torch.stack([torch.full((3, 8, 8), 51.0), torch.full((3, 8, 8), 204.0)])
     found = predictor(images)
     np.testing.assert_allclose(found.boxes[:, 0].numpy(), [[1, 2, 5, 6]] * 2, atol=0.03)
@@ -424,7 +425,7 @@ def test_int8_sums_are_exact_on_every_processor(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
     onnx.save(model, tmp_path / "sums.onnx")
-    found = OnnxPredictor(tmp_path / "sums.onnx", OneBox())(torch.full((1, 3, 8, 8), 200.0))
+    found = OnnxPredictor(ModelFile.at(tmp_path / "sums.onnx"), OneBox())(torch.full((1, 3, 8, 8), 200.0))
     exact = 200 * 127 * 0.01 * 3 * 64
     assert float(found.scores[0, 0, 0]) == pytest.approx(exact, abs=100)
 
@@ -432,7 +433,7 @@ def test_int8_sums_are_exact_on_every_processor(tmp_path: Path) -> None:
 def test_a_batch_is_the_same_as_its_images_one_by_one(tmp_path: Path) -> None:
     path = border_model(tmp_path, TensorProto.FLOAT, TensorProto.FLOAT)
     images = torch.rand(3, 3, 8, 8) * 255
-    predictor = OnnxPredictor(path, OneBox(), threads=1)
+    predictor = OnnxPredictor(ModelFile.at(path), OneBox(), threads=1)
     together = predictor(images)
     for i in range(3):
         assert torch.equal(together.scores[i], predictor(images[i : i + 1]).scores[0])
@@ -443,10 +444,10 @@ def test_a_file_of_another_input_size_or_class_count_is_an_error(tmp_path: Path)
     larger, more = OneBox(), OneBox()
     larger.spec = DetectorSpec("one", "one", ("a",), Preprocess(8, 16), "one", (8,))
     with pytest.raises(ArtifactError, match=r"takes an input of \[1, 3, 8, 8\]; the model's spec says \[1, 3, 8, 16\]"):
-        OnnxPredictor(path, larger)
+        OnnxPredictor(ModelFile.at(path), larger)
     more.spec = DetectorSpec("one", "one", ("a", "b"), Preprocess(8, 8), "one", (8,))
     with pytest.raises(ModelError, match="scores 1 classes, but 2 are named"):
-        OnnxPredictor(path, more)(torch.zeros(1, 3, 8, 8))
+        OnnxPredictor(ModelFile.at(path), more)(torch.zeros(1, 3, 8, 8))
 
 
 class Swapped(OneBox):
@@ -486,11 +487,11 @@ def two_outputs(tmp_path: Path, names: Sequence[str]) -> Path:
 
 def test_outputs_are_taken_by_name_and_their_number_is_checked(tmp_path: Path) -> None:
     path = two_outputs(tmp_path, ("box", "score"))
-    found = OnnxPredictor(path, Swapped())(torch.zeros(1, 3, 8, 8))
+    found = OnnxPredictor(ModelFile.at(path), Swapped())(torch.zeros(1, 3, 8, 8))
     assert found.boxes.tolist() == [[[1, 2, 5, 6]]]
     assert found.scores.tolist() == [[[0.5]]]
     with pytest.raises(ArtifactError, match="has the outputs box, score; one has 1"):
-        OnnxPredictor(path, OneBox())
+        OnnxPredictor(ModelFile.at(path), OneBox())
 
 
 def test_an_integer_border_without_quantization_is_an_error(tmp_path: Path) -> None:
@@ -499,7 +500,7 @@ def test_an_integer_border_without_quantization_is_an_error(tmp_path: Path) -> N
     model.graph.node[0].CopyFrom(helper.make_node("Cast", ["input"], ["real"], to=TensorProto.FLOAT))
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match="no DequantizeLinear says what its values mean"):
-        OnnxPredictor(path, OneBox())
+        OnnxPredictor(ModelFile.at(path), OneBox())
 
 
 def test_the_torch_predictor_puts_the_mode_back_even_after_a_failure() -> None:
@@ -517,7 +518,7 @@ def test_the_torch_predictor_puts_the_mode_back_even_after_a_failure() -> None:
 def test_a_file_that_is_no_onnx_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match=r"x\.onnx"):
-        OnnxPredictor(tmp_path / "x.onnx", OneBox())
+        OnnxPredictor(ModelFile.at(tmp_path / "x.onnx"), OneBox())
 
 
 def test_the_whole_way_from_images_to_a_report(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from stdet.artifacts import ModelFile
 from stdet.errors import ArtifactError, ModelError
 from stdet.interfaces.detector import Candidates, Detector
 
@@ -65,8 +66,9 @@ class OnnxPredictor:
     Integer inputs and outputs are converted by the scale and zero point of the (De)QuantizeLinear node at the border.
     """
 
-    def __init__(self, path: Path, decoder: Detector, threads: int | None = None) -> None:
+    def __init__(self, model: ModelFile, decoder: Detector, threads: int | None = None) -> None:
         """Args:
+        model: an ONNX file.
         decoder: knows how to decode the outputs; its weights aren't used.
         threads: of onnxruntime; None lets it choose.
 
@@ -74,9 +76,10 @@ class OnnxPredictor:
             ArtifactError: not a readable ONNX file, one with an integer border without quantization, or one whose
                 input or number of outputs isn't what `decoder` says.
         """
+        path = model.path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if is_quantized(path):
+        if model.kind == "int8":
             # Else the sums of int8 products are cut off at 16 bits on processors without VNNI, and a good model scores
             # 0.05. Unfused, every node computes in float32 what its Q/DQ neighbours say, everywhere alike, as fast.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -151,15 +154,6 @@ class OnnxPredictor:
             self._borders[name].dequantize(value) if name in self._borders else value
             for name, value in zip(self._outputs, found, strict=True)
         ]
-
-
-def is_quantized(path: Path) -> bool:
-    """Whether an ONNX file holds quantized operators. False for anything that can't be read."""
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception:  # the runtime says better what is wrong with the file
-        return False
-    return any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in graph.node)
 
 
 def _integer_borders(path: Path) -> dict[str, _Quantizer]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stdet.artifacts import LFS_MARKER
 from stdet.errors import ModelError
 from stdet.interfaces.detector import Detector
 
-LFS_MARKER = b"version https://git-lfs"
 COMPUTED = "priors"
 """A constant that some files carry. Models make it from their input size, so a file's is never taken."""
 

@@ -20,7 +20,7 @@ def bench(run: Run) -> None:
     for model in [*models, source]:
         for backend in run.builder.config.benchmarking.backends:
             reports.append(
-                target.bench(model, backend, lambda done, total: run.reporter.progress("bench", done, total))
+                target.bench(model.path, backend, lambda done, total: run.reporter.progress("bench", done, total))
             )
     documents = [json.loads(json.dumps(dataclasses.asdict(report))) for report in reports]
     write_json(run.folder / "reports" / "bench.json", {"format": "stdet.bench/1", "reports": documents})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stdet.evaluation.plots import PICTURE_THRESHOLD, contact_sheet, draw_detections, plot_precision_recall, save_image
 from stdet.evaluation.postprocess import detect
-from stdet.evaluation.predictors import Predictor, is_quantized
+from stdet.evaluation.predictors import Predictor
 from stdet.export.metadata import is_unfit_for_accuracy
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.nn.distributed import is_main
@@ -24,18 +24,14 @@ def evaluate(run: Run) -> None:
     """Score the run's model on the test set, or on the validation set when there is no test set."""
     source = model_file(run)
     predictor, spec = predictor_of(run, source)
-    if source is not None and source.suffix == ".onnx" and is_unfit_for_accuracy(source):
-        run.reporter.note(f"{source.name} was calibrated on noise: its score says nothing about int8")
+    if source is not None and source.is_onnx and is_unfit_for_accuracy(source.path):
+        run.reporter.note(f"{source.path.name} was calibrated on noise: its score says nothing about int8")
     split = run.builder.evaluation_split()
     dataset = run.builder.dataset(split, spec.class_names, spec=spec)
     report = score(run, predictor, spec, dataset, split, source)
     if not is_main():
         return
-    name = (
-        "evaluate_int8"
-        if source is not None and source.suffix == ".onnx" and is_quantized(source)
-        else "evaluate_float"
-    )
+    name = f"evaluate_{source.form if source is not None else 'float'}"
     report.save(run.folder / "reports" / f"{name}.json")
     picture = run.folder / "pictures" / f"{name}.jpg"
     _picture(run, predictor, spec, dataset, picture)

@@ -10,8 +10,8 @@ from stdet.stages.run import Run
 def export(run: Run) -> None:
     """Write the float ONNX of the run's checkpoint; it becomes the run's model."""
     checkpoint = model_file(run)
-    if checkpoint is not None and checkpoint.suffix == ".onnx":
+    if checkpoint is not None and checkpoint.is_onnx:
         raise ConfigError(
-            f"model.model_path {checkpoint} is an ONNX file already", "give a checkpoint (.pth) to export"
+            f"model.model_path {checkpoint.path} is an ONNX file already", "give a checkpoint (.pth) to export"
         )
     export_checkpoint(run, checkpoint)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from stdet.artifacts import sha256_file
+from stdet.artifacts import ModelFile, sha256_file
 from stdet.engine.checkpoint import read_checkpoint, spec_of
 from stdet.errors import ArtifactError, ModelError
 from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
@@ -23,20 +23,18 @@ from stdet.structures import DetectorSpec
 log = logging.getLogger(__name__)
 
 
-def model_file(run: Run) -> Path | None:
+def model_file(run: Run) -> ModelFile | None:
     """The model file to work on: of the stage before, else `model.model_path`, else the published one."""
     section = run.builder.config.model
-    path = run.model or section.model_path
+    if run.model is not None:
+        return run.model
+    path = section.model_path
     if path is None and section.pretrained:
         path, _ = published(run)
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise ArtifactError(f"no model file at {path}", "check model.model_path")
-    return Path(path)
+    return ModelFile.at(path) if path is not None else None
 
 
-def detector_of(run: Run, checkpoint: Path | None) -> Detector:
+def detector_of(run: Run, checkpoint: ModelFile | None) -> Detector:
     """The torch model of a checkpoint. Without one only a benchmark may go on: its numbers don't depend on weights."""
     builder = run.builder
     if checkpoint is None:
@@ -46,9 +44,9 @@ def detector_of(run: Run, checkpoint: Path | None) -> Detector:
             )
         run.reporter.note("no model.model_path: benchmarking the architecture with random weights")
         return builder.detector(builder.spec_without_data())
-    spec = checkpoint_spec(run, checkpoint)
+    spec = checkpoint_spec(run, checkpoint.path)
     detector = builder.detector(spec)
-    report = load_weights(detector, checkpoint, allow_skipped=False)
+    report = load_weights(detector, checkpoint.path, allow_skipped=False)
     log.info("%s", report.summary())
     return detector
 
@@ -64,21 +62,23 @@ def checkpoint_spec(run: Run, checkpoint: Path) -> DetectorSpec:
         return run.builder.spec(names)
 
 
-def onnx_file(run: Run) -> Path:
+def onnx_file(run: Run) -> ModelFile:
     """The model file, exported first when it is a checkpoint."""
     source = model_file(run)
-    return source if source is not None and source.suffix == ".onnx" else export_checkpoint(run, source)
+    return source if source is not None and source.is_onnx else export_checkpoint(run, source)
 
 
-def export_checkpoint(run: Run, checkpoint: Path | None) -> Path:
+def export_checkpoint(run: Run, checkpoint: ModelFile | None) -> ModelFile:
     """Write the float ONNX of a checkpoint; it becomes the run's model."""
     detector = detector_of(run, checkpoint)
     path = run.models / f"{detector.spec.model_name}.onnx"
-    provenance = {"checkpoint": checkpoint.name, "checkpoint_sha256": sha256_file(checkpoint)} if checkpoint else {}
+    provenance = {}
+    if checkpoint is not None:
+        provenance = {"checkpoint": checkpoint.path.name, "checkpoint_sha256": sha256_file(checkpoint.path)}
     report = export_onnx(detector, path, provenance=provenance)
-    run.model = run.float_onnx = path
+    exported = run.model = run.float_onnx = ModelFile(path, "float")
     run.record("export", dataclasses.asdict(report) | {"path": str(path)})
-    return path
+    return exported
 
 
 def published(run: Run) -> tuple[Path, bool]:
@@ -92,10 +92,10 @@ def published(run: Run) -> tuple[Path, bool]:
     return path, weights.backbone
 
 
-def predictor_of(run: Run, source: Path | None) -> tuple[Predictor, DetectorSpec]:
+def predictor_of(run: Run, source: ModelFile | None) -> tuple[Predictor, DetectorSpec]:
     """Something that predicts, from a checkpoint or an ONNX file, and its spec."""
-    if source is not None and source.suffix == ".onnx":
-        spec = onnx_spec(run, source)
+    if source is not None and source.is_onnx:
+        spec = onnx_spec(run, source.path)
         return OnnxPredictor(source, run.builder.decoder(spec)), spec
     detector = detector_of(run, source)
     return TorchPredictor(detector.to(run.builder.device()), run.builder.device()), detector.spec

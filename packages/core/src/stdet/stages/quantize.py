@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stdet import calibration, judgement
-from stdet.artifacts import write_json
+from stdet.artifacts import ModelFile, write_json
 from stdet.errors import Rejected
 from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, copy_with_property, read_spec
 from stdet.interfaces.dataset import DetectionDataset
@@ -20,35 +20,36 @@ def quantize(run: Run) -> None:
     """Write the int8 form of the run's float ONNX (exporting first if need be); it becomes the run's model."""
     source = onnx_file(run)
     config = run.builder.config.quantization
-    path = run.folder / config.export_dir / f"{source.stem}_qdq_int8.onnx"
+    path = run.folder / config.export_dir / f"{source.path.stem}_qdq_int8.onnx"
     if config.operating_mode == "normalise":
-        record = _into_int8(run, source, path, None, None)
-        run.model = path
+        record = _into_int8(run, source.path, path, None, None)
+        run.model = ModelFile(path, "int8")
         run.record("quantize", {"path": str(path), "size_kib": path.stat().st_size / 1024, **record})
         return
-    spec = onnx_spec(run, source)
+    spec = onnx_spec(run, source.path)
     evaluation = judgement.evaluation_set(run.builder, spec)
-    images = _calibration(run, source, spec, evaluation)
+    images = _calibration(run, source.path, spec, evaluation)
     evaluator = None
     if evaluation is not None and config.operating_mode != "default":  # making one reads every image
         journal = run.folder.parent / "quantization_journal"
         evaluator = judgement.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
     unjudged = path if config.max_drop is None else path.with_name(f"{path.stem}_unjudged.onnx")
-    record = _into_int8(run, source, unjudged, images, evaluator)
-    run.float_onnx, run.model = source, path
-    result = {"path": str(path), "float_path": str(source), **record}
+    record = _into_int8(run, source.path, unjudged, images, evaluator)
+    run.float_onnx, run.model = source, ModelFile(path, "int8")
+    result = {"path": str(path), "float_path": str(source.path), **record}
     if config.max_drop is not None:
         assert evaluation is not None  # the config was checked for it
         result |= _judge(run, spec, unjudged, evaluation, record)
     assert run.model is not None
-    run.record("quantize", result | {"path": str(run.model), "size_kib": run.model.stat().st_size / 1024})
-    if run.model != path:
+    kept = run.model.path
+    run.record("quantize", result | {"path": str(kept), "size_kib": kept.stat().st_size / 1024})
+    if kept != path:
         report = result["drop"]
         raise Rejected(
             f"int8 loses {report['points'][report['metric']]:.2f} points of {report['metric']} against float "
             f"({report['floating'][report['metric']]:.4f} to {report['quantized'][report['metric']]:.4f}); "
             f"quantization.max_drop is {config.max_drop:g}",
-            f"the file is kept as {run.model}; operating_mode: full_auto searches a recipe within the budget, "
+            f"the file is kept as {kept}; operating_mode: full_auto searches a recipe within the budget, "
             "inspection ranks the tensors",
         )
 
@@ -90,19 +91,22 @@ def _judge(
     run: Run, spec: DetectorSpec, unjudged: Path, evaluation: DetectionDataset, record: dict[str, Any]
 ) -> dict[str, Any]:
     """Compare float and int8, give the file the name that it deserves, and put the verdict into its metadata."""
-    config, path = run.builder.config.quantization, run.model
-    assert path is not None
+    config = run.builder.config.quantization
+    assert run.model is not None
     assert run.float_onnx is not None
     assert config.max_drop is not None
-    report = judgement.compare_forms(run.builder, spec, run.float_onnx, unjudged, evaluation, run.reporter)
+    report = judgement.compare_forms(
+        run.builder, spec, run.float_onnx, ModelFile(unjudged, "int8"), evaluation, run.reporter
+    )
     worst = judgement.worst_of(report, record)
     run.tables += judgement.drop_tables(report, worst)
     within = report.drop <= config.max_drop
     document = report.to_dict() | {"worst": worst, "max_drop": config.max_drop, "within_budget": within}
     write_json(run.folder / "reports" / "quantization_drop.json", document)
-    run.model = path if within else path.with_name(f"{path.stem}_over_budget.onnx")
+    path = run.model.path
+    run.model = ModelFile(path if within else path.with_name(f"{path.stem}_over_budget.onnx"), "int8")
     verdict = {key: document[key] for key in ("metric", "max_drop", "within_budget", "dataset_sha256", "thresholds")}
     scores = {"float": report.floating[report.metric], "int8": report.quantized[report.metric]}
-    copy_with_property(unjudged, run.model, ACCURACY_KEY, {"format": ACCURACY_FORMAT} | verdict | scores)
+    copy_with_property(unjudged, run.model.path, ACCURACY_KEY, {"format": ACCURACY_FORMAT} | verdict | scores)
     unjudged.unlink()
     return {"drop": document}

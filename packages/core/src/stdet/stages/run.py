@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stdet.artifacts import write_json
+from stdet.artifacts import ModelFile, write_json
 from stdet.build import Builder
 from stdet.interfaces.reporter import Reporter
 from stdet.nn.distributed import is_main
@@ -20,7 +20,7 @@ class Run:
     Attributes:
         folder: everything the run writes lies in it.
         models: `folder` / `general.saved_models_dir`.
-        model: what the next stage works on: a checkpoint, a float ONNX or an int8 ONNX; None before the first.
+        model: what the next stage works on; None before the first.
         float_onnx: the float ONNX of this run, once there is one.
         tables: what people should see beside the summary.
     """
@@ -28,8 +28,8 @@ class Run:
     builder: Builder
     folder: Path
     reporter: Reporter
-    model: Path | None = None
-    float_onnx: Path | None = None
+    model: ModelFile | None = None
+    float_onnx: ModelFile | None = None
     results: dict[str, Any] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
 

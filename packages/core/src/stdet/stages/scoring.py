@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from stdet.artifacts import sha256_file
+from stdet.artifacts import ModelFile, sha256_file
 from stdet.evaluation import coco
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
@@ -18,7 +16,7 @@ def score(
     spec: DetectorSpec,
     dataset: DetectionDataset,
     label: str,
-    source: Path | None = None,
+    source: ModelFile | None = None,
 ) -> coco.EvaluationReport:
     """`coco.evaluate` with the thresholds and batches of the config.
 
@@ -36,5 +34,5 @@ def score(
         batch_size=config.training.batch_size,
         num_workers=config.dataset.num_workers,
         progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
-        model={"file": source.name, "sha256": sha256_file(source)} if source else None,
+        model={"file": source.path.name, "sha256": sha256_file(source.path)} if source else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from stdet.artifacts import write_json
+from stdet.artifacts import ModelFile, write_json
 from stdet.build import flat_settings
 from stdet.engine.checkpoint import read_checkpoint, seed_everything
 from stdet.engine.trainer import Trainer
@@ -71,7 +71,7 @@ def train(run: Run) -> None:
         return
     write_json(run.models / "history.json", {"format": "stdet.history/1", "epochs": result.history})
     plot_history(result.history, run.folder / "curves.png")
-    run.model = result.best
+    run.model = ModelFile(result.best, "checkpoint")
     run.record(
         "train",
         {
