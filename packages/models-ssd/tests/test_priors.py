@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stdet_models_ssd.family import SSD
+from stdet_models_ssd.mobilenet_v2 import build_ssdlite
 from stdet_models_ssd.priors import corners, decode, encode, make_priors, priors_in_pixels
 
 STRIDES = SSD.strides
@@ -95,3 +96,23 @@ def test_encoding_has_the_published_variances() -> None:
 
 def test_a_box_without_extent_encodes_to_finite_numbers() -> None:
     assert torch.isfinite(encode(torch.zeros(4), torch.tensor([50.0, 60, 20, 40]))).all()
+
+
+def test_what_firmware_is_told_of_the_coding_decodes_as_the_model_does() -> None:
+    """The formula of the paper with `box_coding`'s numbers, against `decode`, on a size that isn't square."""
+    preprocess = SSD.preprocess.with_size(128, 192)
+    model = build_ssdlite(SSD.spec("ssdlite_mobilenetv2_pt", ("a", "b"), preprocess))
+    coding = model.box_coding()
+    assert coding.name == "ssd"
+    assert coding.output_names == ("output", "boxes")
+    assert coding.priors is not None
+    assert coding.center_variance is not None
+    assert coding.size_variance is not None
+    rng = np.random.default_rng(0)
+    offsets = rng.normal(0, 1, (1, len(coding.priors), 4)).astype(np.float32)
+    priors = coding.priors * np.array([192, 128, 192, 128])
+    centre = offsets[0, :, :2] * coding.center_variance * priors[:, 2:] + priors[:, :2]
+    size = np.exp(offsets[0, :, 2:] * coding.size_variance) * priors[:, 2:]
+    logits = torch.zeros(1, len(priors), 3)
+    found = model.decode((logits, torch.from_numpy(offsets))).boxes[0].numpy()
+    np.testing.assert_allclose(found, np.concatenate([centre - size / 2, centre + size / 2], 1), rtol=1e-4, atol=1e-3)

@@ -131,6 +131,24 @@ class DetectorSpec:
 
 
 @dataclass(frozen=True)
+class BoxCoding:
+    """What code outside Python needs to turn exported outputs into boxes, besides the spec.
+
+    Attributes:
+        name: the output convention, as `DetectorSpec.box_coding`.
+        output_names: of the exported outputs, in the order of the convention.
+        priors: float32 (P, 4): cx, cy, w, h in parts of the input's width and height; None where there are none.
+        center_variance, size_variance: factors of the offsets against the priors; None where there are no priors.
+    """
+
+    name: str
+    output_names: tuple[str, ...]
+    priors: np.ndarray | None = None
+    center_variance: float | None = None
+    size_variance: float | None = None
+
+
+@dataclass(frozen=True)
 class Annotation:
     """What a data set says of one image, without decoding it.
 

@@ -13,13 +13,22 @@ from stdet.errors import ModelError
 from stdet.interfaces.detector import Candidates, Detector, OutputPart, Targets
 from stdet.interfaces.family import Options
 from stdet.nn.distributed import mean_over_ranks
-from stdet.structures import DetectorSpec
+from stdet.structures import BoxCoding, DetectorSpec
 from stdet_models_ssd.blocks import Backbone
 from stdet_models_ssd.family import SSD, SsdModelOptions, SsdTrainingOptions
 from stdet_models_ssd.imagenet import load_backbone
 from stdet_models_ssd.losses import multibox_loss
 from stdet_models_ssd.matching import match, overlaps
-from stdet_models_ssd.priors import PRIORS_PER_CELL, corners, decode, encode, make_priors, priors_in_pixels
+from stdet_models_ssd.priors import (
+    CENTER_VARIANCE,
+    PRIORS_PER_CELL,
+    SIZE_VARIANCE,
+    corners,
+    decode,
+    encode,
+    make_priors,
+    priors_in_pixels,
+)
 
 Extra = Callable[[int, int, int], nn.Module]
 """(in, hidden, out channels) to a module that halves the sides."""
@@ -119,6 +128,11 @@ class Ssd(Detector):
         logits, offsets = (output.float() for output in outputs[:2])
         priors = priors_in_pixels(*(input_size or self.spec.preprocess.size), self.spec.strides, offsets.device)
         return Candidates(decode(offsets, priors), logits.softmax(-1)[..., 1:], multi_label=True)
+
+    def box_coding(self) -> BoxCoding:
+        """The priors of the spec's size and the two variances."""
+        priors = make_priors(*self.spec.preprocess.size, self.spec.strides)
+        return BoxCoding(self.spec.box_coding, self.output_names, priors, CENTER_VARIANCE, SIZE_VARIANCE)
 
     def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
         """`total` = classification + regression, each over the positives of all processes.

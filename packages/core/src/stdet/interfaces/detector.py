@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stdet.errors import ModelError
 from stdet.interfaces.family import Options
-from stdet.structures import DetectorSpec
+from stdet.structures import BoxCoding, DetectorSpec
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,10 @@ class Detector(nn.Module, ABC):
             outputs: float tensors as `export_outputs` returns them.
             input_size: (height, width) that was fed; `spec.preprocess.size` when None.
         """
+
+    def box_coding(self) -> BoxCoding:
+        """What `decode` does, as facts for code outside Python. Default: a convention without priors."""
+        return BoxCoding(self.spec.box_coding, self.output_names)
 
     def hard_to_assign(self, boxes: Tensor) -> Tensor:
         """bool (N,): which boxes are so small that training gives them poor anchors or shared ones.
