@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,18 +13,21 @@ from onnx.utils import Extractor
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.onnx_graph import gradients
-from stdet_deploy_stm32.onnx_graph.gradients import OPERATORS, TorchGraph
+from stdet_deploy_stm32.onnx_graph.gradients import TorchGraph, no_gradient
+from stdet_deploy_stm32.onnx_graph.operators import OPERATORS
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.prepare import prepare
 
 Build = Callable[..., ModelProto]
 RNG = np.random.default_rng(0)
 INTS = {"axes": [1, 2], "shape": [0, -1], "starts": [1, -1], "ends": [3, -5], "by": [1, -2], "on": [1, 3],
-        "pads": [0, 0, 1, 0, 0, 0, 0, 2], "parts": [1, 3], "sum_axes": [2, 3], "zero": [0], "pick": [2, 0]}  # fmt: skip
+        "pads": [0, 0, 1, 0, 0, 0, 0, 2], "parts": [1, 3], "sum_axes": [2, 3], "zero": [0], "pick": [2, 0],
+        "copies": [1, 2, 1, 3], "whole": [2, 1, 1, 1]}  # fmt: skip
 FLOATS = {
     "w": RNG.normal(0, 1, (6, 4, 3, 2)), "depthwise": RNG.normal(0, 1, (4, 1, 3, 3)), "up": RNG.normal(0, 1, (4, 3, 2, 2)),
     "b": RNG.normal(0, 1, 6), "c": RNG.normal(0, 1, (4, 1, 1)), "low": np.array(-0.5), "high": np.array(1.0),
     "m": RNG.normal(0, 1, (6, 5)), "gains": RNG.uniform(1, 2, 4), "twice": np.array([1, 1, 2, 2.0]), "half": np.array(0.5),
+    "row": RNG.uniform(1, 2, 6), "twos": np.array(2.0),
 }  # fmt: skip
 
 CASES = [
@@ -50,15 +55,32 @@ CASES = [
     ("Resize", ["x", "", "twice"], {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}),
     ("BatchNormalization", ["x", "gains", "gains", "gains", "gains"], {"epsilon": 0.01}),
     ("MatMul", ["x", "m"], {}),
+    ("InstanceNormalization", ["x", "gains", "gains"], {"epsilon": 0.01}),
+    ("GroupNormalization", ["x", "gains", "gains"], {"num_groups": 2, "epsilon": 0.01}),
+    ("LayerNormalization", ["x", "row", "row"], {"epsilon": 0.01}), ("LayerNormalization", ["x", "row"], {"axis": 3}),
+    ("Gelu", ["x"], {}), ("Gelu", ["x"], {"approximate": "tanh"}), ("Erf", ["x"], {}), ("Mish", ["x"], {}),
+    ("Softplus", ["x"], {}), ("Softsign", ["x"], {}), ("Elu", ["x"], {"alpha": 0.7}), ("Elu", ["x"], {}),
+    ("Celu", ["x"], {"alpha": 0.7}), ("Selu", ["x"], {}), ("Selu", ["x"], {"alpha": 1.5, "gamma": 1.1}),
+    ("ReduceSum", ["x", "sum_axes"], {}), ("ReduceSum", ["x", "sum_axes"], {"keepdims": 0}), ("ReduceSum", ["x"], {}),
+    ("ReduceSum", ["x"], {"noop_with_empty_axes": 1}), ("ReduceMax", ["x", "sum_axes"], {}),
+    ("ReduceMin", ["x", "sum_axes"], {}), ("ReduceL2", ["x", "sum_axes"], {}), ("ReduceMean", ["x", "sum_axes"], {}),
+    ("DepthToSpace", ["x"], {"blocksize": 2, "mode": "CRD"}), ("DepthToSpace", ["x"], {"blocksize": 2}),
+    ("Pow", ["x", "twos"], {}), ("Sum", ["x", "c", "half"], {}), ("Mean", ["x", "c"], {}), ("Tile", ["x", "copies"], {}),
+    ("Expand", ["x", "whole"], {}), ("LogSoftmax", ["x"], {"axis": 1}), ("Cast", ["x"], {"to": TensorProto.FLOAT}),
+    ("Reciprocal", ["x"], {}), ("Sqrt", ["x"], {}), ("Log", ["x"], {}),
 ]  # fmt: skip
+
+
+SINCE = {"GroupNormalization": 21, "Gelu": 20, "Mish": 18}
 
 
 def one_node(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> ModelProto:
     """x of 1 x 4 x 8 x 6 through one node; the shape of y is left to onnxruntime."""
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 4, 8, 6]), ("y", None)))
     stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    imports = [helper.make_opsetid("", 17)]
-    return helper.make_model(helper.make_graph([node], "one", [x], [y], stored), opset_imports=imports, ir_version=8)
+    takes_axes = node.op_type.startswith("Reduce") and len(node.input) > 1  # attributes before, but for ReduceSum
+    imports = [helper.make_opsetid("", 18 if takes_axes else SINCE.get(node.op_type, 17))]
+    return helper.make_model(helper.make_graph([node], "one", [x], [y], stored), opset_imports=imports, ir_version=10)
 
 
 @pytest.mark.parametrize(("op_type", "inputs", "attributes"), CASES)
@@ -134,7 +156,8 @@ def test_gradients_are_those_of_small_changes(  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (helper.make_node("Erf", ["x"], ["y"]), "operators Erf"),
+        (helper.make_node("NonZero", ["x"], ["y"]), "operators NonZero"),
+        (helper.make_node("Cast", ["x"], ["y"], to=TensorProto.UINT8), "UINT8"),
         (helper.make_node("Resize", ["x", "", "s"], ["y"], mode="cubic"), "Resize"),
     ],
 )
@@ -143,3 +166,45 @@ def test_what_has_no_gradient_here_is_refused_with_a_way_out(node: onnx.NodeProt
     with pytest.raises(QuantizationError, match=message) as caught:
         TorchGraph(model).values(torch.zeros(1, 4, 8, 6), ["y"])
     assert "calibrate_method" in str(caught.value.hint)
+
+
+class _Others(torch.nn.Module):
+    """What YOLOs and their neighbours are made of beside convolutions, ReLU and SiLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.group, self.layer = torch.nn.GroupNorm(2, 8), torch.nn.LayerNorm([8, 6, 6])
+        self.head = torch.nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.gelu(self.group(self.stem(x)))
+        x = torch.nn.functional.mish(self.layer(x))
+        x = torch.nn.functional.pixel_shuffle(x * x.sum((2, 3), keepdim=True).softmax(1), 2)
+        return torch.nn.functional.softplus(torch.nn.functional.elu(self.head(x), 0.7))
+
+
+def test_gradients_of_the_other_networks_are_those_of_torch_itself(tmp_path: Path) -> None:
+    """Oracle: autograd on the module that the graph was exported from."""
+    torch.manual_seed(0)
+    module, image = _Others().eval(), torch.randn(1, 3, 6, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (image,), tmp_path / "m.onnx", opset_version=17, dynamo=False, input_names=["x"], output_names=["y"]
+        )
+    model = prepare(tmp_path / "m.onnx", 17)
+    seed = torch.randn(1, 4, 12, 12)
+    found: dict[str, torch.Tensor] = {}
+    TorchGraph(model).gradients(
+        image, {"y": seed}, lambda name, value, gradient: found.update({name: gradient.clone()})
+    )
+    leaf = image.clone().requires_grad_()
+    module(leaf).backward(seed)
+    torch.testing.assert_close(found["x"], leaf.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_whether_gradients_can_be_taken_is_known_before_the_work() -> None:
+    assert no_gradient(one_node(helper.make_node("Relu", ["x"], ["y"]), {})) == ""
+    resize = helper.make_node("Resize", ["x", "", "s"], ["y"], mode="cubic")
+    assert "cubic" in no_gradient(one_node(resize, {"s": np.array([1, 1, 2, 2], np.float32)}))

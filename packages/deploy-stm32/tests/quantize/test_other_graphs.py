@@ -13,11 +13,13 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from stdet.config.schema import Quantization
+from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.onnx_graph.surgery import sort_nodes
 from stdet_deploy_stm32.quantize.foreign import rewrite_file
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
+from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.prepare import prepare
 
 Build = Callable[..., ModelProto]
@@ -160,3 +162,42 @@ def test_nodes_in_a_circle_are_named(graph: Build) -> None:
     model.graph.node.extend([node("Identity", ["b"], ["a"], "there"), node("Identity", ["a"], ["b"], "back")])
     with pytest.raises(ValueError, match="cycle at node there"):
         sort_nodes(model)
+
+
+def test_a_graph_that_cannot_be_differentiated_gets_a_named_method_with_a_warning(
+    graph: Build, tmp_path: Path, section: Section, photos: Photos, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [node("Conv", ["image", "w"], ["c"]), node("Resize", ["c", "", "s"], ["output"], mode="cubic")]
+    constants = {"w": weight(2, 3, 1, 1), "s": np.array([1, 1, 2, 2], np.float32)}
+    onnx.save(graph(nodes, constants, {"image": [1, 3, 16, 16]}, {"output": [1, 2, 32, 32]}), tmp_path / "f.onnx")
+    progress: list[int] = []
+
+    def watch(done: int, total: int | None) -> None:
+        assert "Percentile instead of Sensitivity" in caplog.text  # told before the first image
+        progress.append(done)
+
+    record = make_int8(tmp_path / "f.onnx", photos(), section(), watch).record
+    assert record["options"]["method"] == "Percentile"
+    assert progress
+    with pytest.raises(QuantizationError, match="Int16Share goes by gradients"):
+        make_int8(tmp_path / "f.onnx", photos(), section(extra={"Int16Share": 0.1}, target_opset=21))
+
+
+def test_quantize_says_what_the_file_is(saved: Path, tmp_path: Path, section: Section, photos: Photos) -> None:
+    config = section(extra={"Int16Share": 0.3, "Int4Share": 0.5}, target_opset=21)
+    result = run_mode(Job(saved, tmp_path / "int8.onnx", photos(), config, None, None))
+    (table,) = (t for t in result.tables if t.title == "the int8 file")
+    rows = dict(table.rows)
+    assert rows["SQNR of output"] == f"output: {result.record['sqnr_db']['output']:.1f} dB"
+    assert rows["operators in float"].startswith("Concat join")  # unlike values: boxes and scores keep their scales
+    for kind, found, share in (("Int16 activations", "int16", "activation"), ("Int4 weights", "int4", "weight")):
+        assert result.record[found][f"share_of_{share}_bytes"] > 0
+        assert rows[kind].startswith(f"{result.record[found][f'share_of_{share}_bytes']:.1%} of their bytes")
+
+
+def test_quantize_says_that_nothing_stayed_in_float(
+    saved: Path, tmp_path: Path, section: Section, photos: Photos
+) -> None:
+    config = section(quantization_output_type="int8")
+    rows = dict(run_mode(Job(saved, tmp_path / "int8.onnx", photos(), config, None, None)).tables[1].rows)
+    assert rows["operators in float"] == rows["Int16 activations"] == rows["Int4 weights"] == "none"

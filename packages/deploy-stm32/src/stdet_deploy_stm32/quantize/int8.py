@@ -29,7 +29,7 @@ from stdet_deploy_stm32.quantize.form.rewrite import rewrite_into_form
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter
 from stdet_deploy_stm32.quantize.libraries import AIMET, EXTRAS, NNCF
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.ranges.plan import plan_activations
+from stdet_deploy_stm32.quantize.ranges.plan import plan_activations, without_gradients
 from stdet_deploy_stm32.quantize.ranges.ssd_answers import answer_ranges, is_ssd
 from stdet_deploy_stm32.quantize.settings import SENSITIVITY, Settings, read_options
 from stdet_deploy_stm32.quantize.steps.aimet_rounding import Rounded, round_by_aimet
@@ -95,6 +95,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
             f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
         )
     original = floating = prepare(model, settings.target_opset)
+    settings = without_gradients(original, settings)
     spec = spec_of(original, str(model))
     if extra := EXTRAS.get(settings.quantizer):
         extra.load()  # what is missing is told before the work begins
@@ -242,8 +243,15 @@ def _record(
         },
         "borders": border_types(quantized),
         "sqnr_db": signal,
+        "float_operators": _float_operators(quantized, findings),
         "form": [f"{f.level} {f.rule}: {f.where}: {f.message}" for f in findings],
     }
+
+
+def _float_operators(quantized: ModelProto, findings: list[Finding]) -> list[dict[str, str]]:
+    """What computes on float tensors, so on the CPU."""
+    names = {f.where for f in findings if f.rule in ("float", "weight-float")}
+    return [{"layer": n.name, "op_type": n.op_type} for n in quantized.graph.node if n.name in names]
 
 
 def _store_metadata(floating: ModelProto, quantized: ModelProto, record: dict[str, Any]) -> None:

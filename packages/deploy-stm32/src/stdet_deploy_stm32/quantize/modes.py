@@ -75,7 +75,7 @@ def run_mode(job: Job) -> QuantizationResult:
 def _default(job: Job) -> QuantizationResult:
     """Quantize as the section says. Under a budget, also tell which tensors the outputs suffer from."""
     made = make_int8(job.model, job.images, job.config, job.progress)
-    tables = [_examined(made, job)]
+    tables = [_examined(made, job), made_table(made.record)]
     if job.config.max_drop is not None:
         tables.append(_worst_into(made, job))
     save_int8(made, job.output)
@@ -85,7 +85,7 @@ def _default(job: Job) -> QuantizationResult:
 def _inspection(job: Job) -> QuantizationResult:
     """Quantize, and measure what each tensor alone costs: `inspection.json` and `inspection.png` beside the file."""
     made = make_int8(job.model, job.images, job.config, job.progress)
-    tables = [_examined(made, job)]
+    tables = [_examined(made, job), made_table(made.record)]
     measure = _meter(made, job)
     effects = rank(made.floating, made.inside, measure, job.progress)
     wanted = job.config.iterative_quant_parameters.inspection_map
@@ -129,7 +129,7 @@ def _full_auto(job: Job) -> QuantizationResult:
     found = search(job.model, job.output.parent, job.images, job.config, job.evaluator, job.progress)
     made = make_int8(job.model, job.images, found.config, job.progress)
     made.record["search"] = found.document
-    tables = [_examined(made, job), found.table, _worst_into(made, job)]
+    tables = [_examined(made, job), found.table, made_table(made.record), _worst_into(made, job)]
     save_int8(made, job.output)
     return QuantizationResult(made.record, tuple(tables))
 
@@ -168,6 +168,22 @@ def _examined(made: Int8, job: Job) -> Table:
         )
     rows = [[check.name, check.verdict, check.finding] for check in job.images.checks]
     return Table("calibration", ["check", "verdict", "finding"], [*rows, ["ranges", verdict, text]])
+
+
+def made_table(record: dict[str, Any]) -> Table:
+    """What the int8 file is: how near its outputs come to float, what stayed in float, and what has other than 8 bits."""
+    rows = [["SQNR of output", f"{name}: {value:.1f} dB"] for name, value in record["sqnr_db"].items()]
+    floats = [f"{each['op_type']} {each['layer']}" for each in record["float_operators"]]
+    more = f" and {len(floats) - SHOWN} more" if len(floats) > SHOWN else ""
+    rows.append(["operators in float", (", ".join(floats[:SHOWN]) or "none") + more])
+    for what, found, share, kind in (
+        ("activations", record["int16"], "share_of_activation_bytes", "Int16"),
+        ("weights", record["int4"], "share_of_weight_bytes", "Int4"),
+    ):
+        general = record["options"][f"{what.removesuffix('s')}_type"]
+        text = f"{found[share]:.1%} of their bytes, {len(found['tensors'])} tensors" if found["tensors"] else "none"
+        rows.append([f"{kind} {what}", "all" if general.endswith(kind) else text])
+    return Table("the int8 file", ["what", "found"], rows)
 
 
 def _worst_into(made: Int8, job: Job) -> Table:

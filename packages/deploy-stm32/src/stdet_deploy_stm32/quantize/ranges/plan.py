@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from onnx import ModelProto
 
+from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Progress
+from stdet_deploy_stm32.onnx_graph.gradients import no_gradient
 from stdet_deploy_stm32.process_memory import return_memory
 from stdet_deploy_stm32.quantize.images import subset
 from stdet_deploy_stm32.quantize.ranges.methods import (
@@ -26,7 +29,12 @@ from stdet_deploy_stm32.quantize.settings import SENSITIVITY, Override, Settings
 from stdet_deploy_stm32.quantize.steps.equalize import dominant_pairs, equalize, floors
 from stdet_deploy_stm32.quantize.steps.int16 import int16_tensors
 
+log = logging.getLogger(__name__)
+
 Ranges = dict[str, tuple[float, float]]
+
+WITHOUT_GRADIENTS = "Percentile"
+"""The method for graphs that can't be differentiated: after Sensitivity, the best on YOLOX-nano (docs/quantization.md)."""
 
 _PREVIEW = 4
 """Images that show which layers to equalize."""
@@ -66,6 +74,21 @@ class Plan:
             "int16": {"tensors": list(self.int16), "share_of_activation_bytes": round(self.int16_share, 4)},
             "predicted_error_shares": {n: round(self.errors[n] / total, 4) for n in worst},
         }
+
+
+def without_gradients(model: ModelProto, settings: Settings) -> Settings:
+    """`settings` as they are, or, with a warning, by `WITHOUT_GRADIENTS` where `model` can't be differentiated.
+
+    Raises:
+        QuantizationError: it can't be, and an option needs it.
+    """
+    why = no_gradient(model) if settings.method == SENSITIVITY else ""
+    if not why:
+        return settings
+    if settings.int16_share:
+        raise QuantizationError(f"{why}, and onnx_extra_options.Int16Share goes by gradients", "leave Int16Share out")
+    log.warning("%s: ranges come from calibrate_method %s instead of %s", why, WITHOUT_GRADIENTS, SENSITIVITY)
+    return dataclasses.replace(settings, method=WITHOUT_GRADIENTS, equalize=False)
 
 
 def plan_activations(

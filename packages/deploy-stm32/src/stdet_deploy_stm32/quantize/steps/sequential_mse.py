@@ -19,7 +19,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from stdet.interfaces.deploy import CalibrationData, Progress
-from stdet_deploy_stm32.onnx_graph.gradients import one_thread, window
+from stdet_deploy_stm32.onnx_graph.gradients import one_thread
+from stdet_deploy_stm32.onnx_graph.operators import window
 from stdet_deploy_stm32.onnx_graph.surgery import dequantized, initializers, producers, prune
 from stdet_deploy_stm32.quantize.form.biases import bias_scale, store_bias
 from stdet_deploy_stm32.quantize.form.check import channel_axis
