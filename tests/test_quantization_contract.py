@@ -128,12 +128,13 @@ def test_beyond_the_budget_the_command_fails_and_the_file_says_so(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An untrained model scores nothing, so the comparison itself is made to find a loss."""
-    from stdet import api, judgement
+    from stdet import api
     from stdet.errors import Rejected
     from stdet.evaluation.drop import DropReport
     from stdet.interfaces.reporter import SilentReporter
+    from stdet.quantizing import judge
 
-    real = judgement.compare_forms
+    real = judge.compare_forms
 
     def worse(*args: Any) -> DropReport:
         import dataclasses
@@ -144,7 +145,7 @@ def test_beyond_the_budget_the_command_fails_and_the_file_says_so(
             report, floating=found, quantized={k: v - 0.02 for k, v in found.items()}, points=dict.fromkeys(found, 2.0)
         )
 
-    monkeypatch.setattr(judgement, "compare_forms", worse)
+    monkeypatch.setattr(judge, "compare_forms", worse)
     overrides = ["quantization.max_drop=1.5", f"hydra.run.dir={tmp_path / 'run'}"]
     with pytest.raises(Rejected, match=r"loses 2\.00 points of AP50 .*0\.9000 to 0\.8800.*max_drop is 1\.5") as caught:
         api.run(api.load_config(config, overrides), SilentReporter())
@@ -162,13 +163,14 @@ def test_beyond_the_budget_the_command_fails_and_the_file_says_so(
 def test_a_kill_before_the_verdict_leaves_a_name_that_says_so(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stdet import api, judgement
+    from stdet import api
     from stdet.interfaces.reporter import SilentReporter
+    from stdet.quantizing import judge
 
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(judgement, "compare_forms", stop)
+    monkeypatch.setattr(judge, "compare_forms", stop)
     overrides = ["quantization.max_drop=1", f"hydra.run.dir={tmp_path / 'run'}"]
     with pytest.raises(KeyboardInterrupt):
         api.run(api.load_config(config, overrides), SilentReporter())

@@ -154,10 +154,10 @@ def test_an_evaluation_keeps_to_the_score_that_the_config_gives(config: Path) ->
 def test_the_judge_of_a_quantization_scores_by_the_thresholds_of_an_evaluation(
     config: Path, overrides: list[str], scored: str, drawn: str
 ) -> None:
-    from stdet import judgement as judge
     from stdet.build import Builder
     from stdet.evaluation.drop import DropReport
     from stdet.plugins.loader import load_plugins
+    from stdet.quantizing import judge
 
     checked = api.load_config(config, overrides, "quantization")
     builder = Builder(checked, load_plugins()[0])

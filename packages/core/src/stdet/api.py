@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from stdet.artifacts import write_json, write_text
 from stdet.errors import ConfigError, Rejected
 from stdet.plugins.loader import PluginState, load_plugins
+from stdet.runs.folder import log_file, new_folder
+from stdet.runs.record import RunRecord
+from stdet.runs.summary import summary
 from stdet.structures import Table
 
 if TYPE_CHECKING:
     from stdet.config import Config
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
-    from stdet.stages.run import Run
 
 STAGES: dict[str, tuple[str, ...]] = {
     "training": ("train", "export"),
@@ -159,9 +160,10 @@ def run(config: Config, reporter: Reporter) -> RunResult:
     from stdet.stages.run import Run
 
     with process_group():
-        folder = from_main(lambda: _new_folder(Path(config.hydra.run.dir)))
-        state = Run(Builder(config, _plugins()[0]), folder, reporter if is_main() else SilentReporter())
-        with _log_file(folder / "stdet.log") if is_main() else nullcontext():
+        folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
+        record = RunRecord(folder, writes=is_main())
+        state = Run(Builder(config, _plugins()[0]), record, reporter if is_main() else SilentReporter())
+        with log_file(folder / "stdet.log") if is_main() else nullcontext():
             if is_main():
                 write_text(folder / "config.yaml", config_yaml(config))
             for note in config.notes:
@@ -170,81 +172,14 @@ def run(config: Config, reporter: Reporter) -> RunResult:
                 for name in STAGES[config.operation_mode]:
                     stages.do(name, state)
             except Rejected as error:
-                error.result = _result(state)
+                error.result = _result(record)
                 raise
-    return _result(state)
+    return _result(record)
 
 
-def _result(state: Run) -> RunResult:
-    summary = _summary(state.results)
-    return RunResult(state.folder, state.document(), [*state.tables, *([summary] if summary.rows else [])])
-
-
-def _new_folder(wanted: Path) -> Path:
-    """Make `wanted`, or `wanted_1`, `wanted_2`, … : a run never writes into another one's folder."""
-    for suffix in ["", *(f"_{i}" for i in range(1, 1000))]:
-        folder = wanted.with_name(wanted.name + suffix)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigError(f"cannot make the run folder {folder}: {error.strerror}", "set hydra.run.dir") from error
-        return folder
-    raise ConfigError(f"{wanted} and a thousand folders named after it exist", "set hydra.run.dir")
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("stdet")
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(before)
-        handler.close()
-
-
-def _summary(results: dict[str, Any]) -> Table:
-    """One row a model form (float, int8) with what the stages found out about it."""
-    columns = ["model", "AP", "AP50", "size KiB", "weights KiB", "activations KiB", "MACC M", "latency ms"]
-    rows = []
-    files = {"float": results.get("quantize", {}).get("float_path") or results.get("export", {}).get("path")}
-    files["int8"] = results.get("quantize", {}).get("path")
-    for form in ("float", "int8"):
-        report = results.get(f"evaluate_{form}")
-        path = Path(files[form]) if files[form] else None
-        benches = {b["backend"]: b for b in results.get("bench", []) if path and b["model"] == path.name}
-        if not (report or path or benches):
-            continue
-        estimate, host = benches.get("estimate", {}), benches.get("host", {})
-        rows.append(
-            [
-                form,
-                _number(report and report["metrics"]["AP"], "{:.4f}"),
-                _number(report and report["metrics"]["AP50"], "{:.4f}"),
-                _number(path.stat().st_size / 1024 if path else None, "{:.1f}"),
-                _number(_kib(estimate.get("weights_bytes")), "{:.1f}"),
-                _number(_kib(estimate.get("activations_bytes")), "{:.1f}"),
-                _number(estimate.get("macc") and estimate["macc"] / 1e6, "{:.2f}"),
-                _number(host.get("latency_ms"), "{:.2f} (host CPU, measured)"),
-            ]
-        )
-    used = [i for i in range(len(columns)) if i == 0 or any(row[i] != "–" for row in rows)]
-    return Table("result", [columns[i] for i in used], [[row[i] for i in used] for row in rows])
-
-
-def _kib(size_bytes: int | None) -> float | None:
-    return None if size_bytes is None else size_bytes / 1024
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+def _result(record: RunRecord) -> RunResult:
+    table = summary(record)
+    return RunResult(record.folder, record.document(), [*record.tables, *([table] if table.rows else [])])
 
 
 def demo(output: Path, reporter: Reporter) -> RunResult:
@@ -324,7 +259,7 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
     from stdet.datatools.tables import findings_table
 
     source = DataSource(config, _plugins()[0])
-    folder = _new_folder(Path(config.hydra.run.dir))
+    folder = new_folder(Path(config.hydra.run.dir))
     document = check_dataset(source, (split,) if split else splits_of(source), read_images, reporter)
     path = folder / "data_check.json"
     write_json(path, document)
@@ -350,7 +285,7 @@ def describe_data(config: Config, reporter: Reporter, *, split: str | None = Non
     for one in opened:
         if one.faults.counts:
             reporter.note(f"{one.name} set: {one.faults.summary()}; `stdet data check` says more")
-    folder = _new_folder(Path(config.hydra.run.dir))
+    folder = new_folder(Path(config.hydra.run.dir))
     document = describe(opened, folder / "data_stats.png")
     write_json(folder / "data_stats.json", document)
     return RunResult(folder, document, statistics_tables(document["splits"]))
@@ -365,7 +300,7 @@ def preview_data(config: Config, reporter: Reporter, *, count: int = 12, epoch: 
     from stdet.build import Builder
     from stdet.datatools.preview import preview
 
-    folder = _new_folder(Path(config.hydra.run.dir))
+    folder = new_folder(Path(config.hydra.run.dir))
     document = preview(Builder(config, _plugins()[0]), count, epoch, folder / "data_preview.png", reporter)
     write_json(folder / "data_preview.json", document)
     return RunResult(folder, document, [])

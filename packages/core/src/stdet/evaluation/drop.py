@@ -77,6 +77,50 @@ class DropReport:
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether int8 keeps to a budget.
+
+    Attributes:
+        worst: the output, part, class and layer that lost most, each in words.
+        max_drop: the most points of `report.metric` that it may lose.
+    """
+
+    report: DropReport
+    worst: dict[str, str]
+    max_drop: float
+
+    @property
+    def within_budget(self) -> bool:
+        """A drop of exactly `max_drop` is."""
+        return self.report.drop <= self.max_drop
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """`report.metric` of float and of int8, 0..1."""
+        floating, int8 = (found[self.report.metric] for found in (self.report.floating, self.report.quantized))
+        assert floating is not None  # `compare` refuses images that show nothing
+        assert int8 is not None
+        return floating, int8
+
+    @property
+    def in_words(self) -> str:
+        """How much is lost, and between which scores."""
+        floating, int8 = self.scores
+        return f"{self.report.drop:.2f} points of {self.report.metric} against float ({floating:.4f} to {int8:.4f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole report."""
+        budget = {"worst": self.worst, "max_drop": self.max_drop, "within_budget": self.within_budget}
+        return self.report.to_dict() | budget
+
+    def in_short(self) -> dict[str, Any]:
+        """What the metadata of the int8 file says."""
+        whole, (floating, int8) = self.to_dict(), self.scores
+        kept = {key: whole[key] for key in ("metric", "max_drop", "within_budget", "dataset_sha256", "thresholds")}
+        return kept | {"float": floating, "int8": int8}
+
+
 def compare(
     floating: OnnxPredictor,
     quantized: OnnxPredictor,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
-from stdet.artifacts import write_json
+from stdet.artifacts import ModelFile, write_json
 from stdet.interfaces.deploy import BenchReport
+from stdet.runs.results import Benched
 from stdet.stages.models import onnx_file
 from stdet.stages.run import Run
 
@@ -16,12 +14,11 @@ def bench(run: Run) -> None:
     source = onnx_file(run)
     target = run.builder.target()
     models = [run.float_onnx] if run.float_onnx and run.float_onnx != source else []
-    reports: list[BenchReport] = []
+    reports: list[tuple[ModelFile, BenchReport]] = []
     for model in [*models, source]:
         for backend in run.builder.config.benchmarking.backends:
-            reports.append(
-                target.bench(model.path, backend, lambda done, total: run.reporter.progress("bench", done, total))
-            )
-    documents = [json.loads(json.dumps(dataclasses.asdict(report))) for report in reports]
-    write_json(run.folder / "reports" / "bench.json", {"format": "stdet.bench/1", "reports": documents})
-    run.record("bench", documents)
+            report = target.bench(model.path, backend, lambda done, total: run.reporter.progress("bench", done, total))
+            reports.append((model, report))
+    benched = Benched(tuple(reports))
+    write_json(run.folder / "reports" / "bench.json", {"format": "stdet.bench/1", "reports": benched.to_dict()})
+    run.record.add(benched)

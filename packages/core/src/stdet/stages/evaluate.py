@@ -11,6 +11,7 @@ from stdet.evaluation.predictors import Predictor
 from stdet.export.metadata import is_unfit_for_accuracy
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.nn.distributed import is_main
+from stdet.runs.results import Evaluated, evaluation_name
 from stdet.stages.models import model_file, predictor_of
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
@@ -31,13 +32,13 @@ def evaluate(run: Run) -> None:
     report = score(run, predictor, spec, dataset, split, source)
     if not is_main():
         return
-    name = f"evaluate_{source.form if source is not None else 'float'}"
+    name = evaluation_name(source)
     report.save(run.folder / "reports" / f"{name}.json")
     picture = run.folder / "pictures" / f"{name}.jpg"
     _picture(run, predictor, spec, dataset, picture)
     curves = run.folder / "pictures" / f"{name}_precision_recall.png"
     plot_precision_recall(report.curves, curves)
-    run.record(name, report.to_dict() | {"split": split, "picture": str(picture), "precision_recall": str(curves)})
+    run.record.add(Evaluated(source, report, split, picture, curves))
 
 
 def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from stdet.export.onnx import export_onnx
 from stdet.interfaces.detector import Detector
 from stdet.nn.fetch import fetch_weights
 from stdet.nn.weights import load_weights
+from stdet.runs.results import Exported
 from stdet.stages.run import Run
 from stdet.structures import DetectorSpec
 
@@ -77,7 +77,7 @@ def export_checkpoint(run: Run, checkpoint: ModelFile | None) -> ModelFile:
         provenance = {"checkpoint": checkpoint.path.name, "checkpoint_sha256": sha256_file(checkpoint.path)}
     report = export_onnx(detector, path, provenance=provenance)
     exported = run.model = run.float_onnx = ModelFile(path, "float")
-    run.record("export", dataclasses.asdict(report) | {"path": str(path)})
+    run.record.add(Exported(exported, report))
     return exported
 
 

@@ -8,6 +8,7 @@ from stdet.artifacts import write_json
 from stdet.errors import ConfigError, DataError
 from stdet.evaluation.plots import PICTURE_THRESHOLD, draw_detections, save_image
 from stdet.evaluation.postprocess import detect
+from stdet.runs.results import Predicted
 from stdet.stages.models import model_file, predictor_of
 from stdet.stages.run import Run
 
@@ -45,7 +46,4 @@ def predict(run: Run) -> None:
         run.reporter.progress("predict", index + 1, len(dataset))
     document = {"format": "stdet.predictions/2", "thresholds": thresholds.to_dict(), "images": entries}
     write_json(run.folder / "predictions" / "predictions.json", document)
-    run.record(
-        "predict",
-        {"images": len(entries), "folder": str(run.folder / "predictions"), "thresholds": thresholds.to_dict()},
-    )
+    run.record.add(Predicted(len(entries), run.folder / "predictions", thresholds))

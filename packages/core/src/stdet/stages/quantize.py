@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stdet import calibration, judgement
 from stdet.artifacts import ModelFile, write_json
 from stdet.errors import Rejected
+from stdet.evaluation.drop import Verdict
 from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, copy_with_property, read_spec
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, Evaluator
+from stdet.quantizing import doctor, images, judge
+from stdet.runs.results import NotQuantized, Quantized
 from stdet.stages.models import onnx_file, onnx_spec
 from stdet.stages.run import Run
 from stdet.structures import DetectorSpec
@@ -24,31 +26,26 @@ def quantize(run: Run) -> None:
     if config.operating_mode == "normalise":
         record = _into_int8(run, source.path, path, None, None)
         run.model = ModelFile(path, "int8")
-        run.record("quantize", {"path": str(path), "size_kib": path.stat().st_size / 1024, **record})
+        run.record.add(Quantized(run.model, path.stat().st_size, None, record))
         return
     spec = onnx_spec(run, source.path)
-    evaluation = judgement.evaluation_set(run.builder, spec)
-    images = _calibration(run, source.path, spec, evaluation)
+    evaluation = judge.evaluation_set(run.builder, spec)
+    calibration = _calibration(run, source.path, spec, evaluation)
     evaluator = None
     if evaluation is not None and config.operating_mode != "default":  # making one reads every image
         journal = run.folder.parent / "quantization_journal"
-        evaluator = judgement.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
+        evaluator = judge.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
     unjudged = path if config.max_drop is None else path.with_name(f"{path.stem}_unjudged.onnx")
-    record = _into_int8(run, source.path, unjudged, images, evaluator)
-    run.float_onnx, run.model = source, ModelFile(path, "int8")
-    result = {"path": str(path), "float_path": str(source.path), **record}
+    record = _into_int8(run, source.path, unjudged, calibration, evaluator)
+    run.float_onnx, run.model, verdict = source, ModelFile(path, "int8"), None
     if config.max_drop is not None:
         assert evaluation is not None  # the config was checked for it
-        result |= _judge(run, spec, unjudged, evaluation, record)
-    assert run.model is not None
+        run.model, verdict = _judge(run, spec, source, unjudged, path, evaluation, record)
     kept = run.model.path
-    run.record("quantize", result | {"path": str(kept), "size_kib": kept.stat().st_size / 1024})
-    if kept != path:
-        report = result["drop"]
+    run.record.add(Quantized(run.model, kept.stat().st_size, source, record, verdict))
+    if verdict is not None and not verdict.within_budget:
         raise Rejected(
-            f"int8 loses {report['points'][report['metric']]:.2f} points of {report['metric']} against float "
-            f"({report['floating'][report['metric']]:.4f} to {report['quantized'][report['metric']]:.4f}); "
-            f"quantization.max_drop is {config.max_drop:g}",
+            f"int8 loses {verdict.in_words}; quantization.max_drop is {config.max_drop:g}",
             f"the file is kept as {kept}; operating_mode: full_auto searches a recipe within the budget, "
             "inspection ranks the tensors",
         )
@@ -59,54 +56,52 @@ def _calibration(run: Run, source: Path, spec: DetectorSpec, evaluation: Detecti
     builder, count = run.builder, run.builder.config.quantization.random_calibration
     if count:
         run.reporter.note(f"calibrating on {count} noise images: the int8 file will be unfit for accuracy")
-        return calibration.noise(count, spec, builder.config.dataset.seed)
-    chosen = calibration.choose(builder, spec)
+        return images.noise(count, spec, builder.config.dataset.seed)
+    chosen = images.choose(builder, spec)
     run.reporter.note(f"calibrating on {len(chosen)} images of {chosen.source}")
-    checks = calibration.examine(builder, chosen, spec, read_spec(source) is not None, evaluation, run.reporter)
-    return calibration.stream(chosen, spec, checks)
+    checks = doctor.examine(builder, chosen, spec, read_spec(source) is not None, evaluation, run.reporter)
+    return images.stream(chosen, spec, checks)
 
 
 def _into_int8(
-    run: Run, source: Path, path: Path, images: CalibrationData | None, evaluator: Evaluator | None
+    run: Run, source: Path, path: Path, calibration: CalibrationData | None, evaluator: Evaluator | None
 ) -> dict[str, Any]:
     """Let the target quantize, and keep what it has to say."""
     try:
         result = run.builder.target().quantize(
             source,
             path,
-            images,
+            calibration,
             run.builder.config.quantization,
             lambda done, total: run.reporter.progress("quantize", done, total),
             evaluator,
         )
     except Rejected as error:
-        run.tables += error.tables
-        run.record("quantize", {"rejected": error.message, **error.record})
+        run.record.tables += error.tables
+        run.record.add(NotQuantized(error.message, error.record))
         raise
-    run.tables += result.tables
+    run.record.tables += result.tables
     return result.record
 
 
 def _judge(
-    run: Run, spec: DetectorSpec, unjudged: Path, evaluation: DetectionDataset, record: dict[str, Any]
-) -> dict[str, Any]:
+    run: Run,
+    spec: DetectorSpec,
+    source: ModelFile,
+    unjudged: Path,
+    path: Path,
+    evaluation: DetectionDataset,
+    record: dict[str, Any],
+) -> tuple[ModelFile, Verdict]:
     """Compare float and int8, give the file the name that it deserves, and put the verdict into its metadata."""
-    config = run.builder.config.quantization
-    assert run.model is not None
-    assert run.float_onnx is not None
-    assert config.max_drop is not None
-    report = judgement.compare_forms(
-        run.builder, spec, run.float_onnx, ModelFile(unjudged, "int8"), evaluation, run.reporter
-    )
-    worst = judgement.worst_of(report, record)
-    run.tables += judgement.drop_tables(report, worst)
-    within = report.drop <= config.max_drop
-    document = report.to_dict() | {"worst": worst, "max_drop": config.max_drop, "within_budget": within}
-    write_json(run.folder / "reports" / "quantization_drop.json", document)
-    path = run.model.path
-    run.model = ModelFile(path if within else path.with_name(f"{path.stem}_over_budget.onnx"), "int8")
-    verdict = {key: document[key] for key in ("metric", "max_drop", "within_budget", "dataset_sha256", "thresholds")}
-    scores = {"float": report.floating[report.metric], "int8": report.quantized[report.metric]}
-    copy_with_property(unjudged, run.model.path, ACCURACY_KEY, {"format": ACCURACY_FORMAT} | verdict | scores)
+    max_drop = run.builder.config.quantization.max_drop
+    assert max_drop is not None
+    made = ModelFile(unjudged, "int8")
+    report = judge.compare_forms(run.builder, spec, source, made, evaluation, run.reporter)
+    verdict = Verdict(report, judge.worst_of(report, record), max_drop)
+    run.record.tables += judge.drop_tables(verdict)
+    write_json(run.folder / "reports" / "quantization_drop.json", verdict.to_dict())
+    named = path if verdict.within_budget else path.with_name(f"{path.stem}_over_budget.onnx")
+    copy_with_property(unjudged, named, ACCURACY_KEY, {"format": ACCURACY_FORMAT} | verdict.in_short())
     unjudged.unlink()
-    return {"drop": document}
+    return ModelFile(named, "int8"), verdict

@@ -18,6 +18,7 @@ from stdet.interfaces.tracker import Tracker
 from stdet.nn.distributed import from_main, is_main
 from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights, read_state_dict
+from stdet.runs.results import Trained
 from stdet.stages.models import published
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
@@ -72,17 +73,10 @@ def train(run: Run) -> None:
     write_json(run.models / "history.json", {"format": "stdet.history/1", "epochs": result.history})
     plot_history(result.history, run.folder / "curves.png")
     run.model = ModelFile(result.best, "checkpoint")
-    run.record(
-        "train",
-        {
-            "best_checkpoint": str(result.best),
-            "latest_checkpoint": str(result.latest),
-            "best_epoch": result.best_epoch,
-            "best_AP": result.best_score,
-            "best_AP50": max((row["AP50"] for row in result.history if "AP50" in row), default=None),
-            "seconds": result.seconds,
-            "curves": str(run.folder / "curves.png"),
-        },
+    ap50 = max((row["AP50"] for row in result.history if "AP50" in row), default=None)
+    curves = run.folder / "curves.png"
+    run.record.add(
+        Trained(run.model, result.latest, result.best_epoch, result.best_score, ap50, result.seconds, curves)
     )
 
 

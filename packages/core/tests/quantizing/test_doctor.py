@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stdet.calibration import RANDOM, Chosen, combined, examine, image_hashes, noise, stream
 from stdet.config.schema import Dataset, Model, Preprocessing, Quantization
-from stdet.data.preprocess import normalize, prepare
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.family import ModelFamily
 from stdet.interfaces.reporter import SilentReporter
+from stdet.quantizing.doctor import examine
+from stdet.quantizing.images import Chosen
 from stdet.structures import Annotation, DetectorSpec, Preprocess
 
 PREPROCESS = Preprocess(32, 48, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), color_mode="bgr")
@@ -132,31 +131,3 @@ def test_another_preprocessing_than_in_training_is_refused(
         verdicts(builder(**sections), chosen, None)
     assert named in caught.value.message
     assert verdicts(builder(**sections), chosen, None, known=False)["preprocessing"].verdict == "unknown"
-
-
-def test_the_stream_is_what_the_model_was_trained_on_and_names_its_images(tmp_path: Path) -> None:
-    chosen = Chosen(Photos(tmp_path / "a", [4, 5, 6]), np.array([2, 0]), "here")
-    data = stream(chosen, SPEC)
-    images = list(data.batches())
-    assert len(images) == data.count == 2
-    assert len(list(data.batches())) == 2  # a fresh stream each time
-    pixels, _ = prepare(chosen.whole.read_image(2), PREPROCESS)
-    assert np.array_equal(images[0], normalize(pixels[None], PREPROCESS))
-    digest = hashlib.sha256((tmp_path / "a" / "2.png").read_bytes()).hexdigest()
-    assert data.images[0] == ("2.png", digest)
-    assert data.sha256 == combined(image_hashes(chosen)) != combined(data.images[:1])
-
-
-def test_noise_has_the_range_of_pixels_and_is_called_random() -> None:
-    data = noise(3, SPEC, seed=1)
-    images = list(data.batches())
-    assert [i.shape for i in images] == [(1, 3, 32, 48)] * 3
-    ends = [np.array([0, 255]) * 1.0 for _ in range(3)]
-    for channel, pixels in enumerate(ends):
-        low, high = (pixels - PREPROCESS.mean[channel]) / PREPROCESS.std[channel]
-        values = np.concatenate([i[0, channel].ravel() for i in images])
-        assert low - 1e-4 <= values.min() < low + 3
-        assert high - 3 < values.max() <= high + 1e-4
-    assert data.source == RANDOM
-    assert np.array_equal(images[1], list(noise(3, SPEC, seed=1).batches())[1])
-    assert data.sha256 != noise(3, SPEC, seed=2).sha256

@@ -9,15 +9,15 @@ from typing import Any
 
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
-from stdet.calibration import combined, image_hashes
 from stdet.data.loader import EvalLoader
 from stdet.errors import DataError
 from stdet.evaluation.coco import chooser, detections, ground_truth_sha256, score
-from stdet.evaluation.drop import NOTHING_TO_FIND, DropReport, compare
+from stdet.evaluation.drop import NOTHING_TO_FIND, DropReport, Verdict, compare
 from stdet.evaluation.predictors import OnnxPredictor
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import Evaluator
 from stdet.interfaces.reporter import Reporter
+from stdet.quantizing.images import combined, image_hashes
 from stdet.structures import DetectorSpec, Table
 
 SHOWN = 5
@@ -110,8 +110,9 @@ def worst_of(report: DropReport, record: dict[str, Any]) -> dict[str, str]:
     return worst
 
 
-def drop_tables(report: DropReport, worst: dict[str, str]) -> list[Table]:
+def drop_tables(verdict: Verdict) -> list[Table]:
     """The report for people."""
+    report = verdict.report
     names = [name for name in ("AP", "AP50", "AP75") if name in report.points]
     rows = [
         ["float", *(f"{report.floating[n]:.4f}" for n in names)],
@@ -129,5 +130,5 @@ def drop_tables(report: DropReport, worst: dict[str, str]) -> list[Table]:
     return [
         Table(f"what int8 costs on {report.images} images (points lost)", ["", *names], rows),
         Table(f"classes that lost most, {report.metric}", ["class", "float", "int8", "points lost"], classes),
-        Table("where most is lost", ["what", "which"], [[what, which] for what, which in worst.items()]),
+        Table("where most is lost", ["what", "which"], [[what, which] for what, which in verdict.worst.items()]),
     ]
