@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PACKAGES := packages/core packages/models-ssd packages/models-yolod packages/datasets packages/deploy-stm32 cli
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types layers bench clean
+.PHONY: demo test wheels lint types layers bench clean
 
 demo: $(STAMP)
 	$(BIN)/stdet demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q $(PYTEST_ARGS)
+
+wheels: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/packaging
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

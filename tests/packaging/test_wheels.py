@@ -1,0 +1,69 @@
+"""Each distribution as a wheel: what lies in it, and what it can do alone with core and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACKAGES = {
+    "stdet-core": "stdet",
+    "stdet-cli": "stdet_cli",
+    "stdet-datasets": "stdet_datasets",
+    "stdet-deploy-stm32": "stdet_deploy_stm32",
+    "stdet-models-ssd": "stdet_models_ssd",
+    "stdet-models-yolod": "stdet_models_yolod",
+}
+PLUGINS = [name for name in PACKAGES if name not in ("stdet-core", "stdet-cli")]
+
+
+def test_every_distribution_is_built(wheels: Any) -> None:
+    assert set(wheels) == set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_wheel_holds_the_licence_the_typing_mark_and_every_file_of_the_sources(wheels: Any, name: str) -> None:
+    found = set(wheels[name].names())
+    root = Path(__file__).parents[2]
+    source = next(path for path in root.glob(f"*/**/src/{PACKAGES[name]}") if path.is_dir())
+    files = {path.relative_to(source.parent).as_posix() for path in source.rglob("*") if path.is_file()}
+    assert {f for f in files if "__pycache__" not in f} <= found
+    assert f"{PACKAGES[name]}/py.typed" in found
+    licence = next(path for path in found if path.endswith(".dist-info/licenses/LICENSE"))
+    assert wheels[name].path.exists()
+    assert wheels[name].metadata()["License-Expression"] == "Apache-2.0"
+    assert (source.parents[1] / "LICENSE").read_text() == (root / "LICENSE").read_text()
+    assert licence
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_package_alone_is_loaded_and_lists_what_it_brings(install: Any, name: str) -> None:
+    alone = install("stdet-core", "stdet-cli", name)
+    states = json.loads(alone.stdet("plugins", "--json").stdout)
+    assert {state["distribution"]: state["state"] for state in states} == {"stdet-core": "loaded", name: "loaded"}
+    listed = [
+        line
+        for kind in ("models", "datasets", "targets")
+        for line in json.loads(alone.stdet("list", kind, "--json").stdout)
+    ]
+    assert {line["state"] for line in listed if line["distribution"] == name} == {"available"}
+    others = {line["distribution"]: line["reason"] for line in listed if line["state"] == "not installed"}
+    assert others == {other: f"pip install {other}" for other in PLUGINS if other != name}
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_every_module_can_be_imported_with_what_is_declared(install: Any, name: str) -> None:
+    modules = ["stdet", "stdet_cli", PACKAGES[name]]
+    done = install("stdet-core", "stdet-cli", name).execute(IMPORT_ALL, *modules)
+    assert done.returncode == 0, done.stderr
