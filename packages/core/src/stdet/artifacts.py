@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
 from stdet.errors import ArtifactError
+from stdet.onnx_file import admit
 
 ModelKind = Literal["checkpoint", "float", "int8"]
 LFS_MARKER = b"version https://git-lfs"
@@ -48,8 +49,10 @@ class ModelFile:
         """The model file at `path`.
 
         Raises:
-            ArtifactError: missing, a Git LFS pointer, or neither weights nor an ONNX graph.
+            ArtifactError: missing, a Git LFS pointer, or neither weights nor an ONNX graph that `onnx_file.admit` takes.
         """
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{path} is no regular file", "check model.model_path")
         try:
             with path.open("rb") as file:
                 start = file.read(len(LFS_MARKER))
@@ -59,19 +62,9 @@ class ModelFile:
             raise ArtifactError(f"cannot read {path}: {error.strerror or error}", "check model.model_path") from error
         if start == LFS_MARKER:
             raise ArtifactError(f"{path} is a Git LFS pointer, not the model itself", "fetch it with `git lfs pull`")
-        return cls(path, "checkpoint" if start.startswith(PICKLED) else _onnx_kind(path))
-
-
-def _onnx_kind(path: Path) -> Literal["float", "int8"]:
-    import onnx  # what imports this module for its writers needn't load it
-
-    try:
-        nodes = onnx.load(path, load_external_data=False).graph.node
-    except Exception as error:  # protobuf raises its own kinds for a file that isn't ONNX
-        raise ArtifactError(f"{path} is not a readable ONNX file, nor weights of torch: {error}") from error
-    if not nodes:
-        raise ArtifactError(f"{path} is not a readable ONNX file, nor weights of torch: it holds no graph")
-    return "int8" if any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in nodes) else "float"
+        if start.startswith(PICKLED):
+            return cls(path, "checkpoint")
+        return cls(path, "int8" if admit(path).quantized else "float")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from stdet.errors import ArtifactError, ModelError
+from stdet.onnx_file import admit
 
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"})
@@ -81,20 +82,18 @@ class Graph:
 
 
 def load_model(path: Path) -> ModelProto:
-    """Read an ONNX file.
+    """Read an ONNX file, its weights included.
 
     Raises:
-        ArtifactError: missing, unreadable or not ONNX.
+        ArtifactError: as `stdet.onnx_file.admit`, or its weights lie in a file that isn't there.
     """
+    admit(path)
     try:
-        model = onnx.load(path)
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # protobuf raises its own DecodeError, whose class depends on the implementation
-        raise ArtifactError(f"{path} is not an ONNX file: {error}") from error
-    if not model.graph.node:
-        raise ArtifactError(f"{path} is not an ONNX file, or its graph is empty")
-    return model
+        return onnx.load(path)
+    except Exception as error:  # onnx raises its own kinds for weights beside the file that are missing or outside
+        raise ArtifactError(
+            f"{path}: its weights can't be read: {error}", "keep the file with the weights beside it"
+        ) from error
 
 
 def fix_batch(model: ModelProto) -> None:
