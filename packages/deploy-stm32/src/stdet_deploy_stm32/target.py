@@ -11,6 +11,8 @@ from stdet.errors import StdetError
 from stdet.interfaces.deploy import (
     BenchReport,
     CalibrationData,
+    Deployment,
+    DeployReport,
     DeployTarget,
     Evaluator,
     Progress,
@@ -19,6 +21,7 @@ from stdet.interfaces.deploy import (
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
+from stdet_deploy_stm32.firmware.folder import write_folder
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 
 
@@ -57,6 +60,10 @@ class Stm32Target(DeployTarget):
         if backend not in known:
             raise StdetError(f"target {self.name} has no bench backend `{backend}`", f"available: {', '.join(known)}")
         return known[backend](model, progress)
+
+    def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
+        """See `firmware.folder`; the C code is the same for all boards."""
+        return write_folder(deployment, folder, self.name)
 
     def _backends(self) -> dict[str, Callable[[Path, Progress | None], BenchReport]]:
         return {"host": bench_host, "estimate": lambda model, progress: estimate(model, self.board)}

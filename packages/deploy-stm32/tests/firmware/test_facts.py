@@ -11,11 +11,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from stdet.errors import ModelError
 from stdet.structures import BoxCoding, DetectorSpec, Preprocess, Thresholds
-from stdet_deploy_stm32.firmware.facts import MAX_DETECTIONS, read_firmware
+from stdet_deploy_stm32.firmware.facts import read_firmware
 
 Build = Callable[..., ModelProto]
 SPEC = DetectorSpec("a_model", "a_type", ("cat", "dog"), Preprocess(32, 64), "yolox", (8, 16, 32))
-CODING, LIMITS = BoxCoding("yolox", ("output",)), Thresholds(0.3, 0.5)
+CODING, LIMITS = BoxCoding("yolox", ("output",)), Thresholds(0.3, 0.5, 20)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_types_scales_and_rows_are_the_files(shell: Build) -> None:
     assert (firmware.input.dtype, firmware.input.scale, firmware.input.zero_point) == (np.int8, 0.25, 7)
     assert (firmware.outputs[0].dtype, firmware.outputs[0].scale, firmware.outputs[0].zero_point) == (np.int8, 0.25, 7)
     assert firmware.rows == 4 * 8 + 2 * 4 + 1 * 2
-    assert firmware.thresholds == Thresholds(0.3, 0.5, MAX_DETECTIONS)
+    assert firmware.thresholds == LIMITS
     assert firmware.input_table()[0, :33:8].tolist() == [7, 39, 71, 103, 127]
 
 
@@ -85,3 +85,8 @@ def test_a_convention_without_c_code_is_refused(shell: Build) -> None:
         read_firmware(shell(), SPEC, BoxCoding("polar", ("output",)), LIMITS)
     with pytest.raises(ModelError, match="no C code"):
         read_firmware(shell(), SPEC, BoxCoding("ssd", ("output", "boxes")), LIMITS)
+
+
+def test_a_list_of_boxes_without_a_limit_is_refused(shell: Build) -> None:
+    with pytest.raises(ModelError, match="limit of boxes"):
+        read_firmware(shell(), SPEC, CODING, Thresholds(0.3, 0.5))

@@ -168,7 +168,7 @@ def test_a_sum_that_does_not_fit_int32_is_refused_with_the_layer() -> None:
         helper.make_node("MatMul", ["a", "wf"], ["b"], "wide"),
     ]
     reference = IntegerReference(qdq(nodes, constants, [1, 140000], [1, 1]))
-    with pytest.raises(ModelError, match="MatMul wide: a sum of .* doesn't fit int32"):
+    with pytest.raises(ModelError, match=r"MatMul wide: a sum of .* doesn't fit int32"):
         reference.run({"x": np.full((1, 140000), 127, np.int8)})
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from stdet.structures import Table
+from stdet.artifacts import ModelFile
+from stdet.errors import StdetError
+from stdet.structures import BoxCoding, Detections, DetectorSpec, Table, Thresholds
 
 LatencyKind = Literal["measured", "vendor_estimate", "model", "none"]
 
@@ -129,6 +131,43 @@ class QuantizationResult:
     tables: tuple[Table, ...] = ()
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """What a folder for firmware is made of.
+
+    Attributes:
+        model: the file, `int8`.
+        spec, coding: of the model.
+        thresholds: which boxes are detections on the device.
+        picture: uint8 (H, W, 3) RGB, for the test vector; `picture_source` says where it came from.
+        detect: detections in pixels of the network's input, from float32 outputs with batch 1 in the order of
+            `coding.output_names`, by `thresholds` with a limit of `max_detections`.
+        notes: what whoever takes the folder should know, such as that the calibration was on noise.
+    """
+
+    model: ModelFile
+    spec: DetectorSpec
+    coding: BoxCoding
+    thresholds: Thresholds
+    picture: np.ndarray
+    picture_source: str
+    detect: Callable[[Sequence[np.ndarray]], Detections]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeployReport:
+    """Attributes:
+    folder: what was written.
+    files: paths in it.
+    boxes: detections in the test vector's picture.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    boxes: int
+
+
 class DeployTarget(ABC):
     """A board or family of boards that int8 models are made for."""
 
@@ -167,3 +206,11 @@ class DeployTarget(ABC):
         Raises:
             StdetError: unknown backend, or one whose tool is missing.
         """
+
+    def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
+        """Write the folder that a firmware engineer takes, all of it or nothing. Default: there is none for the target.
+
+        Raises:
+            StdetError: the target has no firmware, or the model doesn't suit it.
+        """
+        raise StdetError(f"target {self.name} writes no firmware", "choose a board of `stdet list targets`")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stdet.evaluation.coco import EvaluationReport
     from stdet.evaluation.drop import Verdict
     from stdet.export.onnx import ExportReport
-    from stdet.interfaces.deploy import BenchReport
+    from stdet.interfaces.deploy import BenchReport, DeployReport
 
 
 class StageResult(ABC):
@@ -201,3 +201,33 @@ class Benched(StageResult):
     def to_dict(self) -> list[dict[str, Any]]:
         documents = [dataclasses.asdict(report) for _, report in self.reports]
         return json.loads(json.dumps(documents))  # type: ignore[no-any-return]  # tuples become lists
+
+
+@dataclass(frozen=True)
+class Deployed(StageResult):
+    """Attributes:
+    model: what was deployed.
+    report: what the target wrote.
+    thresholds: of the device.
+    picture: where the test vector's picture came from.
+    """
+
+    model: ModelFile
+    report: DeployReport
+    thresholds: Thresholds
+    picture: str
+
+    name = "deploy"
+
+    def models(self) -> tuple[ModelFile, ...]:
+        return (self.model,)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": str(self.model.path),
+            "folder": str(self.report.folder),
+            "files": list(self.report.files),
+            "thresholds": self.thresholds.to_dict(),
+            "picture": self.picture,
+            "boxes": self.report.boxes,
+        }

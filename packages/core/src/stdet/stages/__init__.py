@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stdet.nn.distributed import from_main, is_main
-from stdet.stages import bench, evaluate, export, predict, quantize, train
+from stdet.stages import bench, deploy, evaluate, export, predict, quantize, train
 from stdet.stages.run import Run
 
 WORK: dict[str, Callable[[Run], None]] = {
@@ -15,6 +15,7 @@ WORK: dict[str, Callable[[Run], None]] = {
     "quantize": quantize.quantize,
     "predict": predict.predict,
     "bench": bench.bench,
+    "deploy": deploy.deploy,
 }
 """What each stage does, by the name that modes call it."""
 SHARED = frozenset({"train", "evaluate"})

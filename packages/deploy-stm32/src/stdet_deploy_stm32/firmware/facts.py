@@ -15,8 +15,6 @@ from stdet.structures import BoxCoding, DetectorSpec, Thresholds
 
 TYPES = (np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8))
 """What the C code reads and writes."""
-MAX_DETECTIONS = 100
-"""Room for boxes where nobody set a limit: a device has no list that grows."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,9 @@ class Firmware:
 def read_firmware(model: ModelProto, spec: DetectorSpec, coding: BoxCoding, thresholds: Thresholds) -> Firmware:
     """The facts of a model file.
 
-    Args:
-        thresholds: without `max_detections`, `MAX_DETECTIONS` is taken.
-
     Raises:
-        ModelError: several inputs, dynamic shapes, types that the C code doesn't read, or outputs that aren't what
-            `coding` says.
+        ModelError: no limit of detections (a device has no list that grows), several inputs, dynamic shapes, types that
+            the C code doesn't read, or outputs that aren't what `coding` says.
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [_tensor(model, v, "DequantizeLinear") for v in model.graph.input if v.name not in initializers]
@@ -126,9 +121,9 @@ def read_firmware(model: ModelProto, spec: DetectorSpec, coding: BoxCoding, thre
             f"the input `{inputs[0].name}` is {list(inputs[0].shape)}; the model's metadata says {list(wanted)}",
             "export the model again, so that file and metadata agree",
         )
-    limit = MAX_DETECTIONS if thresholds.max_detections is None else thresholds.max_detections
-    fixed = Thresholds(thresholds.confidence, thresholds.nms_iou, limit)
-    firmware = Firmware(spec, coding, fixed, inputs[0], outputs)
+    if thresholds.max_detections is None:
+        raise ModelError("firmware needs a limit of boxes", "set postprocessing.max_detection_boxes")
+    firmware = Firmware(spec, coding, thresholds, inputs[0], outputs)
     _check_outputs(firmware)
     return firmware
 

@@ -96,7 +96,7 @@ class IntegerReference:
     def _node(self, node: NodeProto, inputs: list[Any]) -> Iterable[Any]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "DequantizeLinear":
-            return (_dequantize(*inputs, axis=attributes.get("axis", 1)),)
+            return (_dequantize(attributes.get("axis", 1), *inputs),)
         if node.op_type == "QuantizeLinear":
             return (_quantize(*inputs),)
         if not any(isinstance(value, Value) for value in inputs):
@@ -142,7 +142,7 @@ def _constant(array: np.ndarray) -> Value | np.ndarray:
     return Value(array.astype(np.float64)) if np.issubdtype(array.dtype, np.floating) else array
 
 
-def _dequantize(numbers: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None, axis: int = 1) -> Value:
+def _dequantize(axis: int, numbers: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> Value:
     step = np.asarray(scale, np.float64)
     low = np.zeros(1) if zero is None else np.asarray(zero, np.float64)
     if step.size == 1:

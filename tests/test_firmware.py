@@ -1,0 +1,139 @@
+"""A deploy folder of each family: its C code finds in a picture what the model's own decoding finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+MODELS = {"st_yolodv2milli_actrelu_pt": (64, 96), "ssdlite_mobilenetv3small_pt": (96, 128)}
+CONFIG = """\
+operation_mode: chain_qb
+model: {{ model_name: {model}, model_path: {out}/model.onnx, input_shape: [3, {height}, {width}] }}
+dataset: {{ dataset_name: synthetic, class_names: [disc, square, star], num_images: 8, image_size: 64, num_workers: 0 }}
+quantization: {{ random_calibration: 2, onnx_quant_parameters: {{ calibrate_method: MinMax }} }}
+postprocessing: {{ confidence_thresh: 0.3 }}
+hydra: {{ run: {{ dir: {out}/run }} }}
+"""
+
+
+def _excited_model(builder: object, path: Path) -> None:
+    """An untrained detector that finds something everywhere, as ONNX."""
+    import torch
+
+    from stdet.export.onnx import export_onnx
+
+    torch.manual_seed(3)
+    detector = builder.detector(builder.spec(("disc", "square", "star")))  # type: ignore[attr-defined]
+    for name, parameter in detector.named_parameters():
+        if "pred" in name or "headers" in name:
+            torch.nn.init.normal_(parameter, 0, 0.35 if parameter.dim() > 1 else 1.0)
+    export_onnx(detector, path, provenance={})
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `firmware` folder of a quantized model."""
+    from stdet import stages
+    from stdet.build import Builder
+    from stdet.config import load_text
+    from stdet.interfaces.reporter import SilentReporter
+    from stdet.plugins.loader import load_plugins
+    from stdet.runs.record import RunRecord
+    from stdet.stages.run import Run
+
+    out = tmp_path_factory.mktemp(request.param)
+    height, width = MODELS[request.param]
+    (out / "model.onnx").touch()  # the config is checked before
+    text = CONFIG.format(model=request.param, out=out, height=height, width=width)
+    catalogue = load_plugins()[0]
+    builder = Builder(load_text(text, "c", [], catalogue), catalogue)
+    _excited_model(builder, out / "model.onnx")
+    run = Run(builder, RunRecord(out / "run"), SilentReporter())
+    for stage in ("quantize", "deploy"):
+        stages.do(stage, run)
+    return out / "run" / "firmware"
+
+
+def _compiler() -> str:
+    found = shutil.which("gcc")
+    if found is None:
+        pytest.skip("gcc isn't here: apt-get install gcc")
+    return found
+
+
+def test_the_example_finds_the_boxes_of_the_test_vector(folder: Path) -> None:
+    flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+    sources = sorted(str(path.name) for path in folder.glob("*.c"))
+    subprocess.run([_compiler(), *flags, *sources, "-o", "boxes", "-lm"], cwd=folder, check=True)
+    done = subprocess.run(
+        ["./boxes", "test_vector/picture.ppm"], cwd=folder, check=True, capture_output=True, text=True
+    )
+    wanted = (folder / "test_vector" / "boxes.txt").read_text().splitlines()
+    found = done.stdout.splitlines()
+    assert len(wanted) > 5
+    assert [line.split()[0] for line in found] == [line.split()[0] for line in wanted]
+    numbers = [[float(v) for v in line.split()[1:]] for line in found]
+    np.testing.assert_allclose(numbers, [[float(v) for v in line.split()[1:]] for line in wanted], atol=0.011)
+
+
+def test_the_boxes_are_those_of_prediction(folder: Path) -> None:
+    """Another way to the same: the predictor of evaluation, on the picture of the folder."""
+    import cv2
+
+    from stdet.artifacts import ModelFile
+    from stdet.build import Builder
+    from stdet.config import load_text
+    from stdet.evaluation.postprocess import detect
+    from stdet.evaluation.predictors import OnnxPredictor
+    from stdet.export.metadata import read_spec
+    from stdet.plugins.loader import load_plugins
+    from stdet.structures import Thresholds
+
+    spec = read_spec(folder / "model.onnx")
+    assert spec is not None
+    catalogue = load_plugins()[0]
+    height, width = spec.preprocess.size
+    text = CONFIG.format(model=spec.model_name, out=folder, height=height, width=width)
+    builder = Builder(load_text(text, "c", [], catalogue), catalogue)
+    picture = cv2.imread(str(folder / "test_vector" / "picture.ppm"))[..., ::-1]
+    predictor = OnnxPredictor(ModelFile(folder / "model.onnx", "int8"), builder.decoder(spec))
+    found = detect(predictor, picture, spec.preprocess, Thresholds(0.3, 0.65, 100))
+    boxes = json.loads((folder / "test_vector" / "boxes.json").read_text())["boxes"]
+    np.testing.assert_allclose([b["picture_xyxy"] for b in boxes], found.boxes, atol=1e-3)
+    np.testing.assert_allclose([b["score"] for b in boxes], found.scores, atol=1e-6)
+    assert [b["label"] for b in boxes] == found.labels.tolist()
+
+
+def test_the_readme_says_what_the_file_says(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    graph = onnx.load(folder / "model.onnx").graph
+    for value in (*graph.input, *graph.output):
+        shape = " x ".join(str(d.dim_value) for d in value.type.tensor_type.shape.dim)
+        assert f"`{value.name}`: {shape}" in text
+    assert "disc" in text
+    assert "0.3" in text
+    assert "Calibrated on noise" in text
+    assert "{" not in text.replace("{schema}", ""), "a placeholder was left"
+
+
+def test_each_layer_of_onnxruntime_is_within_a_step_of_the_integer_reference(folder: Path) -> None:
+    from stdet_deploy_stm32.onnx_graph.integer import IntegerReference
+    from stdet_deploy_stm32.onnx_graph.session import watching
+
+    model = onnx.load(folder / "model.onnx")
+    reference = IntegerReference(model)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    feeds = {reference.inputs[0]: np.fromfile(folder / "test_vector" / "input.bin", np.float32).reshape(shape)}
+    names = list(reference.run(feeds).stored)
+    assert len(names) > 150
+    theirs = dict(zip(names, watching(model, names).run(names, feeds), strict=True))
+    mine = reference.run(feeds, theirs).stored
+    off = [np.abs(mine[name].astype(int) - theirs[name]) for name in names]
+    assert max(int(d.max()) for d in off) <= 1
+    assert sum(int((d > 0).sum()) for d in off) < 1e-4 * sum(d.size for d in off)
