@@ -79,7 +79,7 @@ def test_the_second_open_reads_no_annotation_file_and_gives_the_same(
 ) -> None:
     request = make_coco(tmp_path)
     first = content(CocoDataset(request))
-    monkeypatch.setattr(coco, "_read", refuse)
+    monkeypatch.setattr(coco, "read_instances", refuse)
     monkeypatch.setattr(annotation_cache, "sha256_file", refuse)
     again = CocoDataset(request)
     assert content(again) == first
@@ -101,7 +101,7 @@ def test_a_copy_of_the_content_under_new_times_is_hashed_but_not_parsed(
     request = make_coco(tmp_path)
     first = content(CocoDataset(request))
     make_coco(tmp_path)
-    monkeypatch.setattr(coco, "_read", refuse)
+    monkeypatch.setattr(coco, "read_instances", refuse)
     assert content(CocoDataset(request)) == first
 
 
@@ -277,3 +277,15 @@ def test_what_was_not_used_for_longest_goes_first(own_cache: Path, monkeypatch: 
     for number in (1, 3, 4, 2):
         get(number)
     assert made == [1, 2, 3, 4, 2]
+
+
+def test_an_entry_whose_time_of_use_cannot_be_set_is_whole(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    cached(["key"], lambda: Entry({}, {"value": 1}))
+    monkeypatch.setattr(os, "utime", refused)
+    assert cached(["key"], refuse).facts == {"value": 1}
+    assert not caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stdet.data import files
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
 from stdet_datasets import packed
@@ -90,7 +92,7 @@ def test_deep_nesting_neither_crashes_nor_hangs(tmp_path: Path) -> None:
         coco(tmp_path, b'{"x": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"," + JSON.encode()[1:])
     with pytest.raises(DataError, match=r"a\.xml:1: malformed XML"):
         voc(tmp_path, b"<a>" * 100_000)
-    assert len(voc(tmp_path, b"<a>" * 100_000 + b"</a>" * 100_000).annotation(0).labels) == 0
+    assert len(voc(tmp_path, b"<annotation>" * 100_000 + b"</annotation>" * 100_000).annotation(0).labels) == 0
     assert time.process_time() - start < 10
 
 
@@ -98,7 +100,7 @@ def test_an_enormous_annotation_file_of_one_image_is_refused_unread(tmp_path: Pa
     voc(tmp_path, XML.encode())
     with (tmp_path / "a.xml").open("r+b") as file:
         file.truncate(1 << 32)
-    with pytest.raises(DataError, match=rf"4294967296 bytes; the limit is {packed.MAX_TEXT_BYTES}"):
+    with pytest.raises(DataError, match=rf"4294967296 bytes; the limit is {files.MAX_TEXT_BYTES}"):
         VocDataset(DatasetRequest("train", tmp_path, tmp_path))
 
 
@@ -121,11 +123,113 @@ def test_absurdly_many_boxes_in_an_image_are_named_and_skipped_only_when_asked(
 
 
 def test_a_number_that_json_does_not_know_is_malformed_and_named_by_its_line(tmp_path: Path) -> None:
-    for number in ("NaN", "Infinity", "-Infinity", "0x1", "1e", "01"):
+    for number in ("nan", "inf", "+1", "0x1", "1e", "01"):
         lines = JSON.replace("\n    2,", f"\n    {number},").split("\n")
         line = 1 + next(n for n, text in enumerate(lines) if number + "," in text)
         with pytest.raises(DataError, match=rf"instances\.json:{line}: malformed JSON"):
             coco(tmp_path, "\n".join(lines).encode())
+        lines.insert(0, '{"NaN": NaN,')  # what else is odd doesn't move the line
+        lines[1] = lines[1].removeprefix("{")
+        with pytest.raises(DataError, match=rf"instances\.json:{line + 1}: malformed JSON"):
+            coco(tmp_path, "\n".join(lines).encode())
+
+
+NOT_VOC = {
+    "an error page": "<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>",
+    "a drawing": '<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "CVAT": '<annotations><image name="a.png"><box label="car" xtl="1" ytl="2" xbr="3" ybr="4"/></image></annotations>',
+    "dlib": '<dataset><images><image file="a.png"><box top="1" left="2" width="3" height="4"/></image></images></dataset>',
+    "a namespace": XML.replace("<annotation>", '<annotation xmlns="http://example.invalid/voc">'),
+    "an object alone": "<object><name>car</name></object>",
+}
+
+
+@pytest.mark.parametrize("kind", NOT_VOC)
+def test_xml_that_is_not_voc_is_a_fault_and_no_image_without_objects(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=r"1 unusable annotation files .*a\.xml is no Pascal VOC file: its root is <"):
+        voc(tmp_path, NOT_VOC[kind].encode())
+    assert len(voc(tmp_path, NOT_VOC[kind].encode(), "skip")) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult"),
+    [
+        *((text, True) for text in ("1", "true", " True\n", "yes")),
+        *((text, False) for text in ("0", "false", "", "no", "Unspecified")),
+    ],
+)
+def test_difficult_may_be_a_word(tmp_path: Path, text: str, difficult: bool) -> None:
+    data = XML.replace("<bndbox>", f"<difficult>{text}</difficult><bndbox>").encode()
+    assert voc(tmp_path, data).annotation(0).ignore.tolist() == [difficult]
+
+
+def test_a_word_that_is_neither_is_a_fault(tmp_path: Path) -> None:
+    data = XML.replace("<bndbox>", "<difficult>perhaps</difficult><bndbox>").encode()
+    with pytest.raises(DataError, match="object 1 is neither difficult nor not: 'perhaps'"):
+        voc(tmp_path, data)
+
+
+def test_images_without_xml_are_told_when_there_is_no_list(tmp_path: Path) -> None:
+    for name in ("b.png", "c.webp"):
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+    dataset = voc(tmp_path, XML.encode())
+    assert len(dataset) == 1
+    assert any("2 images without an annotation file" in note and "b.png" in note for note in dataset.notes)
+    (tmp_path / "list.txt").write_text("a\n")
+    assert not VocDataset(DatasetRequest("train", tmp_path, tmp_path, tmp_path / "list.txt")).notes
+
+
+def test_two_images_of_one_annotation_file_are_a_fault(tmp_path: Path) -> None:
+    voc(tmp_path, XML.encode())
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"1 images that share a label file .*a\.jpg and a\.png"):
+        VocDataset(DatasetRequest("train", tmp_path, tmp_path))
+
+
+def test_pipes_among_text_files_are_refused_and_never_waited_for(tmp_path: Path) -> None:
+    voc(tmp_path, XML.encode())
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is a pipe or a device"):
+        VocDataset(DatasetRequest("train", tmp_path, tmp_path, tmp_path / "pipe"))
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        VocDataset(DatasetRequest("train", tmp_path, tmp_path, Path("/dev/zero")))
+    for suffix in ("xml", "txt"):
+        (tmp_path / f"a.{suffix}").unlink(missing_ok=True)
+        os.mkfifo(tmp_path / f"a.{suffix}")
+    for reader in (VocDataset, YoloDataset):
+        with pytest.raises(DataError, match=r"1 unusable annotation files .*a\.(xml|txt) is a pipe or a device"):
+            reader(DatasetRequest("train", tmp_path, tmp_path, class_names=("cat",)))
+
+
+LEVELS = "\n".join(
+    ["a0: &a0 {" + ", ".join(f"k{i}: x" for i in range(9)) + "}"]
+    + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 40)]
+)
+HOSTILE_YAML = {
+    "merge keys": f"{LEVELS}\nnames: [cat, dog]",
+    "aliases": "\n".join(["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)])
+    + "\nnames: [cat, dog]",
+    "an alias in its own key": "? &a [*a]\n: 1\nnames: [cat, dog]",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_YAML)
+def test_yaml_that_unfolds_without_end_is_read_for_its_names_alone(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    (tmp_path / "data.yaml").write_text(HOSTILE_YAML[kind])
+    start = time.process_time()
+    assert YoloDataset(DatasetRequest("train", tmp_path)).class_names == ("cat", "dog")
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    "text", ["names: " + "[" * 200_000, "{a: " * 100_000, "names: [cat, [dog]]", "names: [cat, ~]"]
+)
+def test_yaml_without_a_plain_list_of_names_is_refused(tmp_path: Path, text: str) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"data\.yaml"):
+        YoloDataset(DatasetRequest("train", tmp_path))
 
 
 def garbled(text: bytes) -> st.SearchStrategy[bytes]:

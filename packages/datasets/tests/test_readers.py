@@ -167,10 +167,13 @@ def test_missing_and_damaged_images_are_named_and_skipped_only_when_asked(
     assert "1 unreadable images" in caplog.text
 
 
-def test_an_image_of_another_size_than_its_annotation_says_is_an_error_when_read(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_its_annotation_says_is_an_error(tmp_path: Path) -> None:
+    dataset = coco(tmp_path)
     save_image(tmp_path, "a.png", (10, 12))
-    with pytest.raises(DataError, match=r"a\.png is 12 x 10, .* says 60 x 40"):
-        coco(tmp_path).read_image(0)
+    with pytest.raises(DataError, match=r"a\.png is 12 x 10, annotated as 60 x 40"):
+        dataset.read_image(0)
+    with pytest.raises(DataError, match=r"1 images of another size .*a\.png is 12 x 10, annotated as 60 x 40"):
+        coco(tmp_path)
 
 
 def test_malformed_json_names_file_and_line(tmp_path: Path) -> None:
@@ -405,17 +408,23 @@ def test_an_image_that_is_a_link_to_elsewhere_is_read(tmp_path: Path) -> None:
     assert len(coco(tmp_path / "images")) == 2
 
 
-@pytest.mark.parametrize("value", [2**63, -(2**70), 10**400, 0, -1, 1.5])
-@pytest.mark.parametrize("key", ["height", "width", "id"])
-def test_numbers_that_fit_no_image_are_data_errors(tmp_path: Path, key: str, value: float) -> None:
+@pytest.mark.parametrize("value", [2**63, -(2**70), 10**400, 1.5, None, [], True, ""])
+def test_an_id_that_is_none_costs_its_image_alone(tmp_path: Path, value: object) -> None:
+    document = coco_document()
+    document["images"][0]["id"] = value
+    with pytest.raises(DataError, match=r"1 unusable entries \(first: images\[0\] .*id "):
+        coco(tmp_path, document)
+    assert coco(tmp_path, document, on_bad_data="skip").annotation(0).image_id == 3
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**70), 10**400, 0, -1, 1.5, None, "", "wide", True, []])
+@pytest.mark.parametrize("key", ["height", "width"])
+def test_a_size_that_is_none_is_taken_from_the_image(tmp_path: Path, key: str, value: object) -> None:
     document = coco_document()
     document["images"][0][key] = value
-    if key == "id" and value in (0, -1):
-        document["annotations"] = []
-        assert len(coco(tmp_path, document)) == 2
-        return
-    with pytest.raises(DataError, match=r"not a COCO instances file|malformed JSON"):
-        coco(tmp_path, document)
+    a = coco(tmp_path, document).annotation(1)
+    assert (a.height, a.width) == (40, 60)
+    assert a.boxes.tolist() == [[5, 6, 15, 26], [50, 30, 60, 40], [0, 0, 60, 40]]
 
 
 @pytest.mark.parametrize(

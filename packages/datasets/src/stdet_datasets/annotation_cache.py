@@ -11,8 +11,10 @@ import json
 import logging
 import mmap
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from stdet.errors import ArtifactError, DataError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: to be raised whenever a reader reads the same file differently, or entries look different."""
 MAGIC = b"stdetann"
 ALIGNMENT = 64
@@ -66,7 +68,8 @@ def cached(key: Sequence[Any], make: Callable[[], Entry], *, keep: bool = True) 
     path = _folder() / f"{digest}.bin"
     try:
         entry = _open(path)
-        os.utime(path)  # the time of last use, for `_prune`
+        with suppress(OSError):  # somebody else's, or on a disk that can't be written
+            os.utime(path)  # the time of last use, for `_prune`
         return entry
     except FileNotFoundError:
         pass
@@ -94,6 +97,8 @@ def content_hash(paths: Sequence[Path], max_bytes: int = 1 << 63) -> str:
         whole = hashlib.sha256()
         for path, size in zip(paths, stamps[:, 0].tolist(), strict=True):
             try:
+                if size < 0:
+                    raise ArtifactError(f"{path} is no file")
                 whole.update(bytes.fromhex(sha256_file(path)) if size <= max_bytes else b"too large")
             except ArtifactError:
                 whole.update(b"unreadable")
@@ -115,6 +120,8 @@ def file_stamps(paths: Iterable[str]) -> np.ndarray:
     for path in paths:
         try:
             found = os.stat(path)  # noqa: PTH116 - 100 000 times: Path is three times as slow
+            if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
+                raise ValueError("no file")
             stamps.append((found.st_size, found.st_ino & (2**63 - 1), found.st_mtime_ns, found.st_ctime_ns))
         except (OSError, ValueError):
             stamps.append((-1, -1, -1, -1))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
-import mmap
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
+from stdet.data.files import check_file
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
-from stdet_datasets.annotation_cache import Entry, cached, content_hash
-from stdet_datasets.images import check_images
+from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
+from stdet_datasets.coco_json import Object, read_instances
+from stdet_datasets.images import check_images, measure_images
 from stdet_datasets.packed import (
     MAX_AREA,
     Complaints,
@@ -30,35 +30,6 @@ from stdet_datasets.packed import (
     required_folder,
     resolve_classes,
 )
-
-Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: Id
-    file_name: str
-    height: Side
-    width: Side
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: Id
-    name: str
-
-
-class _Object(msgspec.Struct, gc=False):
-    image_id: Id
-    category_id: Id
-    bbox: tuple[float, float, float, float]
-    area: float | None = None
-    iscrowd: Id = 0
-
-
-class _Instances(msgspec.Struct, gc=False):
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[_Object] = []
 
 
 class CocoDataset(PackedDataset):
@@ -76,13 +47,27 @@ class CocoDataset(PackedDataset):
         path = request.annotations_path
         if path is None:
             raise DataError(f"dataset.{request.split}_annotations_path is not set", "give the COCO JSON file")
+        check_file(path, None)
         complaints = Complaints(request)
-        key = ["coco", str(path), content_hash([path]), request.class_names]
-        packed = cached(key, lambda: _pack(path, request.class_names))
+        key = [
+            "coco",
+            str(path),
+            content_hash([path]),
+            request.class_names,
+            request.guard_names,
+            request.split == "train",
+        ]
+        packed = cached(key, lambda: _pack(path, request, None))
+        names, sizes = image_names(packed), packed.arrays["sizes"]
+        if packed.facts["unsized"]:  # which decides what of their boxes is inside
+            told = Complaints(replace(request, on_bad_data="error", on_fault=lambda _: None))
+            found = measure_images(folder, names, whole=False, complaints=told)
+            sizes = np.where((sizes > 0).all(1, keepdims=True), sizes, found)
+            packed = cached([*key, digest_of([sizes.tobytes()])], lambda: _pack(path, request, sizes))
         complaints.replay(packed)
-        rows = check_images(folder, image_names(packed), packed.arrays["sizes"], complaints)
+        rows = check_images(folder, names, packed.arrays["sizes"], complaints)
         complaints.settle()
-        super().__init__(folder, packed, rows, keep_alpha=request.keep_alpha)
+        super().__init__(folder, packed, rows, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))
 
 
 class _Categories(NamedTuple):
@@ -99,8 +84,10 @@ class _Objects(NamedTuple):
     notes: list[Fault]
 
 
-def _pack(path: Path, class_names: tuple[str, ...] | None) -> Entry:
-    instances = _read(path)
+def _pack(path: Path, request: DatasetRequest, measured: np.ndarray | None) -> Entry:
+    """`measured`: int32 (I, 2), sizes in the order of the ids, (0, 0) of images whose size nobody knows."""
+    reading = read_instances(path)
+    instances = reading.instances
     images = sorted(instances.images, key=lambda image: image.id)
     names = [image.file_name for image in images]
     outside = next((name for name in names if not is_inside(name)), None)
@@ -108,42 +95,31 @@ def _pack(path: Path, class_names: tuple[str, ...] | None) -> Entry:
         raise DataError(f"{path}: the image name {outside!r} leaves the images folder", "mend the annotation file")
     ids = _distinct((i.id for i in images), len(images), f"{path}: two images")
     sizes = np.array([(i.height, i.width) for i in images], np.int32).reshape(-1, 2)
+    sizes = np.where((sizes > 0).all(1, keepdims=True), sizes, 0) if measured is None else measured
     categories = sorted(instances.categories, key=lambda c: c.id)
     category_ids = _distinct((c.id for c in categories), len(categories), f"{path}: two categories")
-    classes = resolve_classes(class_names, [c.name for c in categories], str(path))
-    labels = np.array([classes.index(c.name) if c.name in classes else -1 for c in categories], np.int32)
-    columns = _columns(instances.annotations)
+    classes = resolve_classes(request, [c.name for c in categories], str(path))
+    labels = np.array([classes.labels.get(c.name, -1) for c in categories], np.int32)
+    columns = _columns(instances.annotations, reading.rows)
     del instances, images  # the file as Python objects is by far the largest thing here
-    return pack(classes, names, ids, sizes, *_objects(columns, sizes, ids, _Categories(category_ids, labels), path))
+    owner, objects, faults, notes = _objects(columns, sizes, ids, _Categories(category_ids, labels), path)
+    notes = [*classes.notes, *_listed_twice(names, ids), *notes]
+    packed = pack(classes.names, names, ids, sizes, owner, objects, [*reading.faults, *faults], notes)
+    packed.facts["unsized"] = measured is None and not (sizes > 0).all()
+    return packed
 
 
-def _read(path: Path) -> _Instances:
-    try:
-        with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check the annotations path of the split") from error
-    start = bytes(data[:3])
-    if start == codecs.BOM_UTF8:
-        data = data[3:]
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path} is encoded as UTF-16", "save it as UTF-8")
-    try:
-        return msgspec.json.decode(data, type=_Instances)
-    except msgspec.ValidationError as error:
-        raise DataError(
-            f"{path} is not a COCO instances file: {error}", "it needs images, annotations, categories"
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        line = _line_of(str(error), bytes(data))
-        raise DataError(f"{path}:{line}: malformed JSON: {error}", "mend or replace the file") from error
-
-
-def _line_of(message: str, data: bytes) -> int:
-    """The line that msgspec's byte position is on; the last line when it names none (truncated data)."""
-    _, _, tail = message.rpartition("(byte ")
-    position = int(tail.rstrip(")")) if tail.rstrip(")").isdigit() else len(data)
-    return data.count(b"\n", 0, position) + 1
+def _listed_twice(names: list[str], ids: np.ndarray) -> list[Fault]:
+    """One file under several ids: every id is an image of its own to the judge, who finds the others' objects wrong."""
+    if len(set(names)) == len(names):
+        return []
+    rows = defaultdict(list)
+    for row, name in enumerate(names):
+        rows[name].append(int(ids[row]))
+    twice = {name: own for name, own in rows.items() if len(own) > 1}
+    first, own = next(iter(twice.items()))
+    text = f"{first} is {len(own)} images with a part of the objects each: {', '.join(map(str, own[:10]))}"
+    return [Fault("images listed under several ids", text, len(twice))]
 
 
 def _distinct(ids: Iterable[int], count: int, what: str) -> np.ndarray:
@@ -163,8 +139,10 @@ def _places(values: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class _Columns:
-    """The annotations of a file, one row each: int64 ids, float64 (N, 4) boxes and (N,) areas, bool crowd."""
+    """The annotations of a file, one row each: int64 place in the file's list and ids, float64 (N, 4) boxes and (N,)
+    areas, bool crowd."""
 
+    rows: np.ndarray
     image_ids: np.ndarray
     category_ids: np.ndarray
     xywh: np.ndarray
@@ -172,9 +150,10 @@ class _Columns:
     crowd: np.ndarray
 
 
-def _columns(items: list[_Object]) -> _Columns:
+def _columns(items: list[Object], rows: np.ndarray) -> _Columns:
     count = len(items)
     return _Columns(
+        rows,
         np.fromiter((o.image_id for o in items), np.int64, count),
         np.fromiter((o.category_id for o in items), np.int64, count),
         np.fromiter(chain.from_iterable(o.bbox for o in items), np.float64, 4 * count).reshape(-1, 4),
@@ -188,6 +167,7 @@ def _objects(found: _Columns, sizes: np.ndarray, ids: np.ndarray, categories: _C
     image, known_image = _places(found.image_ids, ids)
     category, known_category = _places(found.category_ids, categories.ids)
     known = known_image & known_category
+    known[known] = (sizes[image[known]] > 0).all(1)  # images of unknown size are left out with all that is in them
     wanted = known.copy()
     wanted[known] = categories.labels[category[known]] >= 0
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no usable box
@@ -199,7 +179,7 @@ def _objects(found: _Columns, sizes: np.ndarray, ids: np.ndarray, categories: _C
     faults: list[Fault] = []
 
     def place(row: int, what: str, values: np.ndarray) -> str:
-        return f"annotations[{row}] of {path}: {what} {values[row].tolist()}"
+        return f"annotations[{found.rows[row]}] of {path}: {what} {values[row].tolist()}"
 
     def complain(kind: str, faulty: np.ndarray, what: str, values: np.ndarray) -> None:
         if faulty.any():

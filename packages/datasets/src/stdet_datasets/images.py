@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from stdet.data.image_io import image_size, verify_image
+from stdet.data.image_io import image_header, image_size, other_size, verify_image
 from stdet.errors import DataError
 from stdet_datasets.annotation_cache import Entry, cached, digest_of, file_stamps, is_settled
-from stdet_datasets.packed import Complaints, wrong_size
+from stdet_datasets.packed import Complaints, absent
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ def told(items: Sequence[Item], doing: str) -> Iterator[Item]:
 
 
 def check_images(folder: Path, names: Sequence[str], sizes: np.ndarray, complaints: Complaints) -> np.ndarray | None:
-    """Check the images of annotations that tell their sizes: that they are there; when bad data is to be skipped, also
-    that they are whole and of that size. Complains of those that aren't.
+    """Check the images of annotations that tell their sizes: that they are there, are images and of that size; when bad
+    data is to be skipped, also that they are whole. Complains of those that aren't.
 
-    So what `skip` leaves out is known before the first epoch, and every process leaves out the same.
+    So what is wrong, and what `skip` leaves out, is known before the first epoch, and to every process alike.
 
     Args:
         sizes: int32 (I, 2), declared (height, width).
@@ -45,19 +45,16 @@ def check_images(folder: Path, names: Sequence[str], sizes: np.ndarray, complain
     Returns:
         int64, the rows to use, or None for all. A missing image whose size is known is used where faults go to a sink.
     """
-    if complaints.skip:
-        found = measure_images(folder, names, whole=True, complaints=complaints)
-        measured = (found > 0).all(1)
-        for row in np.flatnonzero(measured & (found != sizes).any(1)).tolist():
-            height, width = found[row].tolist()
-            declared = (int(sizes[row, 0]), int(sizes[row, 1]))
-            complaints.add("unreadable images", wrong_size(folder / names[row], (height, width), declared).message)
-        rows = np.flatnonzero(measured & (found == sizes).all(1))
-        return rows if len(rows) < len(names) else None
-    missing = _missing(folder, names)
-    for row in missing:
-        complaints.add("missing images", str(folder / names[row]))
-    return None
+    found = measure_images(folder, names, whole=complaints.skip, complaints=complaints)
+    measured, declared = (found > 0).all(1), (sizes > 0).all(1)
+    for row in np.flatnonzero(measured & declared & (found != sizes).any(1)).tolist():
+        path, (height, width) = folder / names[row], sizes[row].tolist()
+        complaints.add("images of another size", other_size(path, image_header(path), (height, width)))
+    usable = declared & (found == sizes).all(1)
+    if complaints.sink is not None:
+        for row in np.flatnonzero(declared & ~measured).tolist():
+            usable[row] = not os.path.lexists(folder / names[row])
+    return None if usable.all() else np.flatnonzero(usable)
 
 
 def measure_images(folder: Path, names: Sequence[str], *, whole: bool, complaints: Complaints) -> np.ndarray:
@@ -77,7 +74,7 @@ def measure_images(folder: Path, names: Sequence[str], *, whole: bool, complaint
         measure: Callable[[Path], tuple[int, int]] = verify_image if whole else image_size
         for row, name in enumerate(told(names, f"looking at the images of {folder}")):
             if not os.path.isfile(base + name):  # noqa: PTH113 - Path.is_file raises on names that are too long
-                faults.append(("missing images", str(folder / name)))
+                faults.append(("missing images", absent(folder / name)))
                 continue
             try:
                 sizes[row] = measure(folder / name)
@@ -89,18 +86,3 @@ def measure_images(folder: Path, names: Sequence[str], *, whole: bool, complaint
     for kind, where in entry.facts["faults"]:
         complaints.add(kind, where)
     return entry.arrays["sizes"]
-
-
-def _missing(folder: Path, names: Sequence[str]) -> list[int]:
-    """Rows of the names that no file in `folder` has. One look at each folder instead of one at each file."""
-    there: set[str] = set()
-    for inner in {"", *(name.rpartition("/")[0] for name in names if "/" in name)}:
-        prefix = f"{inner}/" if inner else ""
-        try:
-            with os.scandir(folder / inner) as listing:
-                there.update(prefix + entry.name for entry in listing if entry.is_file())
-        except (OSError, ValueError):
-            continue  # no such folder: nothing is there
-    # The file system may know a name by another spelling than its listing has (capitals), so it has the last word.
-    unseen = [row for row, name in enumerate(names) if name not in there]
-    return [row for row in unseen if not os.path.isfile(folder / names[row])]  # noqa: PTH113 - as above

@@ -8,12 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from stdet.data.image_io import image_size, read_image
+from stdet.data.image_io import image_header, other_size, read_image
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.structures import Annotation
@@ -28,9 +29,6 @@ MAX_OBJECTS = 10_000
 
 STICKING_OUT_PX = 1.0
 """Boxes may leave the image by so much without being told of: rounding, and pixels that are counted from 1."""
-
-MAX_TEXT_BYTES = 16 << 20
-"""Largest annotation file of a single image: 10 000 objects take about 4 MB in VOC's XML."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +115,23 @@ def image_names(packed: Entry) -> list[str]:
 class PackedDataset(DetectionDataset):
     """Images of one folder with packed annotations; what the file readers produce."""
 
-    def __init__(self, folder: Path, packed: Entry, rows: np.ndarray | None = None, *, keep_alpha: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        packed: Entry,
+        rows: np.ndarray | None = None,
+        *,
+        keep_alpha: bool,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         """Args:
         folder: of the images.
         packed: made by `pack`.
         rows: int64, the images to use; all when None.
         keep_alpha: whether images are wanted as RGBA.
+        notes: what people should know of the set, a line each.
         """
+        self.notes = notes
         self.class_names = tuple(packed.facts["class_names"])
         self._folder = folder
         self._packed = packed
@@ -149,8 +157,8 @@ class PackedDataset(DetectionDataset):
         path = self._path(row)
         image = read_image(path, self._keep_alpha, factor)
         size, declared = image.shape[:2], tuple(self._packed.arrays["sizes"][row].tolist())
-        if size not in (declared, tuple(-(-side // factor) for side in declared)):
-            raise wrong_size(path, image_size(path), declared)
+        if size not in (declared, tuple(-(-side // factor) for side in declared)):  # changed since it was looked at
+            raise DataError(other_size(path, image_header(path), declared), "correct the annotation, or the image")
         return image
 
     def _row(self, index: int) -> int:
@@ -163,11 +171,9 @@ class PackedDataset(DetectionDataset):
         return self._folder / os.fsdecode(name.tobytes())
 
 
-def wrong_size(path: Path, found: tuple[int, int], declared: tuple[int, int]) -> DataError:
-    return DataError(
-        f"{path} is {found[1]} x {found[0]}, but its annotation says {declared[1]} x {declared[0]}",
-        "correct the annotation, or the image",
-    )
+def absent(path: Path) -> str:
+    """The place of an image that isn't there, and what may be the cause."""
+    return f"{path}: a Windows path; write / for its backslashes" if "\\" in str(path) else str(path)
 
 
 def notes_on(others: np.ndarray, sticking_out: np.ndarray, where: Callable[[int], str]) -> list[Fault]:
@@ -229,6 +235,15 @@ class Complaints:
         self._split = request.split
         self._found: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def note(self, note: Fault) -> None:
+        """Tell what is no fault."""
+        if self.sink is not None:
+            self.sink(note)
+            return
+        self.notes.append(f"{self._split} set: {note.count} {note.kind} ({note.where})")
+        log.info("%s", self.notes[-1])
 
     def add(self, kind: str, where: str, count: int = 1) -> None:
         """Note `count` faults of a `kind` (a plural noun), the first of them at `where`."""
@@ -242,11 +257,8 @@ class Complaints:
         """Note what was found when `packed` was made, and tell what is no fault."""
         for kind, where, count in packed.facts["faults"]:
             self.add(kind, where, count)
-        for kind, where, count in packed.facts["notes"]:
-            if self.sink is not None:
-                self.sink(Fault(kind, where, count))
-            else:
-                log.info("%s set: %d %s (%s)", self._split, count, kind, where)
+        for note in packed.facts["notes"]:
+            self.note(Fault(*note))
 
     def settle(self) -> None:
         """Raises:
@@ -271,14 +283,6 @@ def is_inside(name: str) -> bool:
     return "\0" not in name and not path.anchor and ".." not in path.parts
 
 
-def check_text_size(path: Path) -> None:
-    """Raises:
-    DataError: an annotation file of one image is larger than any can be.
-    """
-    if path.exists() and path.stat().st_size > MAX_TEXT_BYTES:
-        raise DataError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_TEXT_BYTES}", "mend the file")
-
-
 def required_folder(path: Path | None, key: str) -> Path:
     """Raises:
     DataError: not given, or not a folder.
@@ -290,20 +294,95 @@ def required_folder(path: Path | None, key: str) -> Path:
     return path
 
 
-def resolve_classes(wanted: Sequence[str] | None, found: Sequence[str], source: str) -> tuple[str, ...]:
-    """The classes in label order: those the config names, which the annotations must know, else all that were found.
+SHOWN = 10
+"""Names that a message lists."""
+CLOSE = 0.75
+"""Names this alike, as `difflib` measures it, are taken for one name and its misspelling."""
+MAX_PAIRS = 100_000
+"""Most pairs of names that are compared letter by letter."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set.
+
+    Attributes:
+        names: in label order.
+        labels: name to label; the names that annotations use and that aren't here are of no wanted class.
+        notes: what is worth telling of them.
+    """
+
+    names: tuple[str, ...]
+    labels: dict[str, int]
+    notes: list[Fault]
+
+
+def resolve_classes(request: DatasetRequest, found: Sequence[str], source: str, *, listed: bool = True) -> Classes:
+    """The classes that the request names, else all that were found. A name tells classes apart: two of one name are one.
+
+    Where the user wrote the names, one that the annotations don't know is a typo: always in the training set; elsewhere
+    when none of them is known, or when it looks like a class that would be left out. Other names, of weights or of the
+    training set, may be missing: such a class has no object and no score.
+
+    Args:
+        found: names that the annotations know, or use.
+        source: where from, for messages.
+        listed: whether the annotations list their classes, so that one without objects is there all the same.
 
     Raises:
-        DataError: the config names a class that the annotations don't have, or one twice.
+        DataError: the request names a class that the annotations should have, or one twice.
     """
+    known = list(dict.fromkeys(found))
+    notes = []
+    if listed and len(known) < len(found):
+        twice = next(name for name, times in Counter(found).items() if times > 1)
+        notes.append(
+            Fault("classes of one name", f"{twice!r} in {source}; they are one class", len(found) - len(known))
+        )
+    wanted = request.class_names
     if wanted is None:
-        return tuple(found)
-    unknown = [name for name in wanted if name not in found]
-    if unknown:
+        return Classes(tuple(known), {name: label for label, name in enumerate(known)}, notes)
+    there = set(known)
+    unknown = [name for name in wanted if name not in there]
+    if request.guard_names and (known or listed):  # no object at all is told by whoever needs some
+        _guard(request, wanted, unknown, known, source, listed)
+    if unknown and listed:
+        text = f"no AP for {_few(unknown)}; {source} doesn't list them"
+        notes.append(Fault("classes that the annotations don't list", text, len(unknown)))
+    return Classes(wanted, {name: label for label, name in reversed(list(enumerate(wanted)))}, notes)
+
+
+def _guard(
+    request: DatasetRequest, wanted: Sequence[str], unknown: list[str], known: list[str], source: str, listed: bool
+) -> None:
+    """Raises:
+    DataError: a name that the user wrote is a typo.
+    """
+    named = set(wanted)
+    if len(named) < len(wanted):
+        raise DataError("dataset.class_names names a class twice")
+    close = _misspelt(unknown, [name for name in known if name not in named]) if unknown else None
+    strict = listed and request.split == "train"
+    if unknown and (strict or close or len(unknown) == len(wanted)):
+        meant = f"; did you mean {close[1]!r} instead of {close[0]!r}?" if close else ""
         raise DataError(
-            f"dataset.class_names has {', '.join(map(repr, unknown))}, but {source} has only: {', '.join(found) or 'none'}",
+            f"dataset.class_names has {_few(list(map(repr, unknown)))}, but {source} has only: {_few(known)}{meant}",
             "correct dataset.class_names, or leave it out to use all classes of the annotations",
         )
-    if len(set(wanted)) < len(wanted):
-        raise DataError("dataset.class_names names a class twice")
-    return tuple(wanted)
+
+
+def _misspelt(names: list[str], others: list[str]) -> tuple[str, str] | None:
+    """The first of `names` that looks like one of `others`, and that one."""
+    plain = {"".join(filter(str.isalnum, other.casefold())): other for other in others}
+    for name in names:
+        letters = "".join(filter(str.isalnum, name.casefold()))
+        if letters in plain:
+            return name, plain[letters]
+        if len(names) * len(others) <= MAX_PAIRS and (near := get_close_matches(letters, plain, 1, CLOSE)):
+            return name, plain[near[0]]
+    return None
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "none") + more

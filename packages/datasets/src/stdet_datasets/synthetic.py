@@ -32,14 +32,15 @@ class SyntheticDataset(DetectionDataset):
 
     def __init__(self, request: DatasetRequest) -> None:
         """Raises:
-        DataError: a class name that isn't a shape.
+        DataError: a class name that isn't a shape, or none that is one where the names aren't the user's.
         """
         names = request.class_names or SHAPES
         unknown = [name for name in names if name not in SHAPES]
-        if unknown:
+        if unknown and (request.guard_names or len(unknown) == len(names)):
             raise DataError(f"the synthetic set has no class {unknown[0]!r}", f"shapes: {', '.join(SHAPES)}")
         options = request.options if isinstance(request.options, SyntheticOptions) else SyntheticOptions()
         self.class_names = tuple(names)
+        self._drawn = [label for label, name in enumerate(names) if name in SHAPES]
         self._size = options.image_size
         self._max_objects = options.max_objects
         self._count = options.num_images if request.split == "train" else max(1, options.num_images // 4)
@@ -71,7 +72,7 @@ class SyntheticDataset(DetectionDataset):
         covered = np.zeros((self._size, self._size), bool)
         boxes, labels = [], []
         for _ in range(int(rng.integers(1, self._max_objects + 1)) if rng.random() > 1 / 12 else 0):
-            label = int(rng.integers(len(self.class_names)))
+            label = self._drawn[int(rng.integers(len(self._drawn)))]
             mask = _shape_mask(rng, self.class_names[label], self._size)
             if not mask.any() or covered[mask].mean() > 1 - MIN_VISIBLE:
                 continue

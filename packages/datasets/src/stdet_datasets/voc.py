@@ -14,16 +14,17 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+from stdet.data.files import MAX_TEXT_BYTES, check_file
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
+from stdet_datasets.folder import SUFFIXES
 from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
-    MAX_TEXT_BYTES,
     Complaints,
     Objects,
     PackedDataset,
-    check_text_size,
+    absent,
     clean_boxes,
     is_inside,
     notes_on,
@@ -32,7 +33,8 @@ from stdet_datasets.packed import (
     resolve_classes,
 )
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
+TRUE, FALSE = {"1", "true", "yes"}, {"", "0", "false", "no", "unspecified"}
+"""What `difficult` says, in any capitals."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,21 @@ class VocDataset(PackedDataset):
         use = np.flatnonzero((sizes > 0).all(1)).tolist()
         names, files, sizes = [names[row] for row in use], [files[row] for row in use], sizes[use]
         listed = digest_of([*map(os.fsencode, names), *map(os.fsencode, files)])
-        key = ["voc", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), request.class_names]
-        packed = cached(key, lambda: _pack(names, files, sizes, request.class_names))
+        wanted = [request.class_names, request.guard_names]
+        key = ["voc", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), *wanted]
+        packed = cached(key, lambda: _pack(names, files, sizes, request))
         complaints.replay(packed)
         complaints.settle()
-        super().__init__(base, packed, keep_alpha=request.keep_alpha)
+        super().__init__(base, packed, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))
 
 
 class _Part(NamedTuple):
-    """Image names of one list, and where the images and their annotations are."""
+    """Image names of one list, or of all annotations, and where the images and their annotations are."""
 
     stems: list[str]
     images: Path
     annotations: Path
+    listed: bool
 
 
 def _parts(request: DatasetRequest) -> list[_Part]:
@@ -89,7 +93,7 @@ def _parts(request: DatasetRequest) -> list[_Part]:
             images, annotations = images or year / "JPEGImages", annotations or year / "Annotations"
         images = required_folder(images, f"{request.split}_images_path")
         annotations = required_folder(annotations, f"{request.split}_annotations_path")
-        parts.append(_Part(_split_names(path, annotations), images, annotations))
+        parts.append(_Part(_split_names(path, annotations), images, annotations, listed=path is not None))
     return parts
 
 
@@ -102,13 +106,21 @@ def _image_files(parts: list[_Part], base: Path, complaints: Complaints) -> tupl
     found: dict[str, Path] = {}
     for part in parts:
         folder = part.images.absolute()
-        there = {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
+        there: dict[str, str] = {}
+        stems = set(part.stems)
+        for name in sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+            other = there.setdefault(Path(name).stem, name)
+            if other != name and Path(name).stem in stems:
+                complaints.add("images that share a label file", f"{folder / other} and {name}")
+        if not part.listed and (alone := [name for stem, name in there.items() if stem not in stems]):
+            where = f"{folder / alone[0]}; not in this set"
+            complaints.note(Fault("images without an annotation file", where, len(alone)))
         for stem in part.stems:
             annotation = part.annotations / f"{stem}.xml"
             if stem not in there:
                 if not os.path.isfile(annotation):  # noqa: PTH113 - Path.is_file raises on names that are too long
                     complaints.add("unusable annotation files", f"no annotation at {annotation}")
-                complaints.add("missing images", str(part.images / f"{stem}.jpg"))
+                complaints.add("missing images", absent(part.images / f"{stem}.jpg"))
                 continue
             name = os.path.relpath(folder / there[stem], base).replace(os.sep, "/")
             if name in found:
@@ -117,7 +129,7 @@ def _image_files(parts: list[_Part], base: Path, complaints: Complaints) -> tupl
     return list(found), list(found.values())
 
 
-def _pack(names: list[str], files: list[Path], sizes: np.ndarray, wanted: tuple[str, ...] | None) -> Entry:
+def _pack(names: list[str], files: list[Path], sizes: np.ndarray, request: DatasetRequest) -> Entry:
     """Read the annotation file of each image; an image whose file is unusable is left out."""
     found, rows, faults = [], [], []
     for row, path in enumerate(told(files, "reading annotations")):
@@ -129,8 +141,8 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, wanted: tuple[
     objects = [o for own in found for o in own]
     all_names = sorted({o.name for o in objects})
     where = str(files[0].parent) if files else "the annotations folder"
-    classes = resolve_classes(wanted, _known(wanted, all_names), where)
-    labels = {name: label for label, name in enumerate(classes)}
+    classes = resolve_classes(request, all_names, where, listed=False)
+    labels = classes.labels
     owner = np.repeat(np.arange(len(found)), [len(own) for own in found])
     known = np.array([o.name in labels for o in objects], bool)
     names, sizes = [names[row] for row in rows], sizes[rows]
@@ -148,19 +160,22 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, wanted: tuple[
         (boxes[:, 2:] - boxes[:, :2]).prod(1),
     )
     usable = np.flatnonzero(known & with_area)
-    return pack(classes, names, np.arange(len(names)), sizes, owner[usable], packed[usable], faults, notes)
-
-
-def _known(wanted: tuple[str, ...] | None, found: list[str]) -> list[str]:
-    """A split may lack a rare class, so a name is only wrong when *none* of the named classes is there."""
-    if wanted and set(wanted) & set(found):
-        return [*found, *(name for name in wanted if name not in found)]
-    return found
+    return pack(
+        classes.names,
+        names,
+        np.arange(len(names)),
+        sizes,
+        owner[usable],
+        packed[usable],
+        faults,
+        [*classes.notes, *notes],
+    )
 
 
 def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
     if path is None:
         return sorted(p.stem for p in xml_folder.glob("*.xml"))
+    check_file(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +194,7 @@ def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> list[_Object]:
-    check_text_size(path)
+    check_file(path)
     try:
         root = parse(path, forbid_dtd=True).getroot()
     except FileNotFoundError as error:
@@ -192,6 +207,10 @@ def _read(path: Path) -> list[_Object]:
         ) from error
     except (OSError, ValueError, LookupError) as error:
         raise DataError(f"cannot read {path}: {error}", "mend or replace the file") from error
+    if root.tag != "annotation":
+        raise DataError(
+            f"{path} is no Pascal VOC file: its root is <{root.tag}>, not <annotation>", "mend or remove it"
+        )
     return [_object(path, number, item) for number, item in enumerate(root.iter("object"), 1)]
 
 
@@ -205,4 +224,7 @@ def _object(path: Path, number: int, item: ET.Element) -> _Object:
         ) from error
     if not name:
         raise DataError(f"{path}: object {number} has no name")
-    return _Object(name, (x1 - 1, y1 - 1, x2, y2), item.findtext("difficult", "0").strip() == "1")
+    difficult = (item.findtext("difficult") or "").strip()
+    if difficult.lower() not in TRUE | FALSE:
+        raise DataError(f"{path}: object {number} is neither difficult nor not: {difficult[:40]!r}", "write 0 or 1")
+    return _Object(name, (x1 - 1, y1 - 1, x2, y2), difficult.lower() in TRUE)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import yaml
 
+from stdet.data.files import MAX_TEXT_BYTES, check_file
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
 from stdet_datasets.folder import SUFFIXES
 from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
-    MAX_TEXT_BYTES,
+    Classes,
     Complaints,
     Objects,
     PackedDataset,
-    check_text_size,
     clean_boxes,
     notes_on,
     pack,
@@ -27,6 +28,12 @@ from stdet_datasets.packed import (
     resolve_classes,
 )
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast, where PyYAML was built with it."""
+MAX_LIST_BYTES = 2 << 20
+"""Largest class list: tens of thousands of names."""
+MAX_DEPTH = 50
+"""Levels of a YAML file. libyaml's composer calls itself for each, until the stack ends."""
 CLASS_FILES = ("classes.txt", "data.yaml")
 PARENTS = 2
 """Folders above the labels that are searched for a class list: `labels/train` is two below the data set's own."""
@@ -58,13 +65,14 @@ class YoloDataset(PackedDataset):
         use = np.flatnonzero((sizes > 0).all(1)).tolist()
         names, files, sizes = [names[row] for row in use], [files[row] for row in use], sizes[use]
         known, source = _known_classes(labels, request.class_names)
-        classes = resolve_classes(request.class_names, known, source)
+        classes = resolve_classes(request, known, source)
         listed = digest_of([*map(os.fsencode, names), *map(os.fsencode, files)])
-        key = ["yolo", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), known, classes]
+        wanted = [known, classes.names, [astuple(note) for note in classes.notes]]
+        key = ["yolo", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), *wanted]
         packed = cached(key, lambda: _pack(names, files, sizes, known, classes))
         complaints.replay(packed)
         complaints.settle()
-        super().__init__(folder, packed, keep_alpha=request.keep_alpha)
+        super().__init__(folder, packed, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))
 
 
 def _labels_folder(images: Path, given: Path | None, key: str) -> Path:
@@ -123,27 +131,47 @@ def _known_classes(labels: Path, wanted: tuple[str, ...] | None) -> tuple[list[s
 
 
 def _class_list(path: Path) -> list[str]:
-    check_text_size(path)
+    """Raises:
+    DataError: no list of names.
+    """
+    check_file(path, MAX_LIST_BYTES)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = yaml.safe_load(text) if path.suffix == ".yaml" else text.split("\n")
+        found = _yaml_names(text) if path.suffix == ".yaml" else [line.strip() for line in text.split("\n")]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"cannot read the class list {path}: {error}", "mend or replace the file") from error
-    if path.suffix == ".yaml":
-        names = names.get("names") if isinstance(names, dict) else None
-        if isinstance(names, dict) and set(names) == set(range(len(names))):
-            names = [names[number] for number in range(len(names))]
-        if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-            raise DataError(f"{path} has no list of `names`", "names: [first, second], or numbers from 0 to names")
-    found = [str(name).strip() for name in names]
+    if found is None:
+        raise DataError(f"{path} has no list of `names`", "names: [first, second], or numbers from 0 to names")
     while found and not found[-1]:
         found.pop()  # the ends of lines at the end of the file
-    if not found or len(set(found)) < len(found) or "" in found:
-        raise DataError(f"the class list {path} is empty, has an empty line, or names a class twice", "mend the list")
+    if not found or "" in found:
+        raise DataError(f"the class list {path} is empty, or has an empty line", "mend the list")
     return found
 
 
-def _pack(names: list[str], files: list[Path], sizes: np.ndarray, known: list[str], classes: tuple[str, ...]) -> Entry:
+def _yaml_names(text: str) -> list[str] | None:
+    """The top `names` of a YAML file. Nothing is built of the rest, so that aliases and merge keys can't unfold."""
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    names = _entries(yaml.compose(text, Loader=LOADER)).get("names")
+    values = names.value if isinstance(names, yaml.SequenceNode) else []
+    if isinstance(names, yaml.MappingNode):
+        numbered = _entries(names)
+        values = [numbered.get(str(number)) for number in range(len(names.value))]
+    if not values or not all(isinstance(v, yaml.ScalarNode) and not v.tag.endswith(":null") for v in values):
+        return None
+    return [value.value.strip() for value in values]
+
+
+def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
+
+
+def _pack(names: list[str], files: list[Path], sizes: np.ndarray, known: list[str], classes: Classes) -> Entry:
     """Read the label file of each image; an image whose file is unusable is left out."""
     tables, rows, faults = [], [], []
     for row, path in enumerate(told(files, "reading labels")):
@@ -155,7 +183,7 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, known: list[st
     names, sizes = [names[row] for row in rows], sizes[rows]
     owner = np.repeat(np.arange(len(tables)), [len(own) for own in tables])
     lines = np.array([line for own in tables for line in own], np.float64).reshape(-1, 5)
-    labels = np.array([classes.index(name) if name in classes else -1 for name in known], np.int32)
+    labels = np.array([classes.labels.get(name, -1) for name in known], np.int32)
     labels = labels[lines[:, 0].astype(np.int64)]
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no usable box
         corners = np.hstack([lines[:, 1:3] - lines[:, 3:] / 2, lines[:, 1:3] + lines[:, 3:] / 2])
@@ -166,7 +194,16 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, known: list[st
     notes = notes_on(labels < 0, (labels >= 0) & sticks_out, lambda row: names[owner[row]])
     objects = Objects(boxes, labels, np.zeros(len(labels), bool), (boxes[:, 2:] - boxes[:, :2]).prod(1))
     usable = np.flatnonzero((labels >= 0) & with_area)
-    return pack(classes, names, np.arange(len(names)), sizes, owner[usable], objects[usable], faults, notes)
+    return pack(
+        classes.names,
+        names,
+        np.arange(len(names)),
+        sizes,
+        owner[usable],
+        objects[usable],
+        faults,
+        [*classes.notes, *notes],
+    )
 
 
 class _Labels(NamedTuple):
@@ -179,7 +216,7 @@ class _Labels(NamedTuple):
 
 def _read(path: Path, num_classes: int) -> _Labels:
     try:
-        check_text_size(path)
+        check_file(path)
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         return _Labels([], [])

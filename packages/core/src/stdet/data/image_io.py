@@ -75,6 +75,14 @@ def image_size(path: Path) -> tuple[int, int]:
     return image_header(path)[:2]
 
 
+def other_size(path: Path, found: ImageHeader, declared: tuple[int, int]) -> str:
+    """How the size of an image contradicts its annotation, and what may be the cause."""
+    text = f"{path} is {found.width} x {found.height}, annotated as {declared[1]} x {declared[0]}"
+    if found.orientation >= 5 and (found.width, found.height) == declared:
+        text += f": its EXIF orientation ({found.orientation}) turns it, and the annotation is of the unturned image"
+    return text
+
+
 def read_image(path: Path, keep_alpha: bool = False, reduce: int = 1) -> np.ndarray:
     """uint8 (H, W, 3) RGB, or (H, W, 4) RGBA with `keep_alpha`; EXIF orientation applied.
 

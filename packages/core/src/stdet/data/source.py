@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stdet.config import Config, preprocess_of
+from stdet.data.files import check_file
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.registry import Catalogue
@@ -26,13 +27,14 @@ class DataSource:
         """The classes that the config names, or None when the annotations shall tell.
 
         Raises:
-            DataError: `classes_file_path` can't be read or is empty.
+            DataError: `classes_file_path` can't be read, is empty or no file.
         """
         section = self.config.dataset
         if section.class_names:
             return tuple(section.class_names)
         if not section.classes_file_path:
             return None
+        check_file(Path(section.classes_file_path))
         try:
             lines = Path(section.classes_file_path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -60,6 +62,7 @@ class DataSource:
             annotations_path=getattr(section, f"{split}_annotations_path"),
             split_path=getattr(section, f"{split}_split"),
             class_names=class_names,
+            guard_names=class_names is not None and class_names == self.class_names(),
             keep_alpha=self._sees_alpha(spec),
             on_bad_data=section.on_bad_data,
             options=self.config.options.reader,

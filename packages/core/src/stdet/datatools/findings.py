@@ -24,6 +24,11 @@ FAULT_CHECKS: dict[str, tuple[str, Severity]] = {
     "images that share a label file": ("D012", "error"),
     "label files without an image": ("D013", "error"),
     "boxes that stick out of their image": ("D014", "warning"),
+    "images listed under several ids": ("D015", "warning"),
+    "unusable entries": ("D016", "error"),
+    "images without an annotation file": ("D017", "info"),
+    "classes of one name": ("D018", "warning"),
+    "classes that the annotations don't list": ("D019", "info"),
 }
 """Kinds of `Fault` to check ids; a kind that isn't here, of another package's reader, is D099."""
 

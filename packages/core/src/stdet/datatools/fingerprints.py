@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stdet.data.image_io import verify_image
+from stdet.data.image_io import image_header, other_size, verify_image
 from stdet.datatools.splits import FaultLog
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset, Fault
@@ -92,9 +92,8 @@ def _print(dataset: DetectionDataset, index: int) -> _Print | Fault | None:
     except OSError as error:
         return Fault("unreadable images", f"{a.path}: {error.strerror}")
     if size != (a.height, a.width):
-        return Fault(
-            "images of another size", f"{a.path} is {size[1]} x {size[0]}, annotated as {a.width} x {a.height}"
-        )
+        declared = (a.height, a.width)
+        return Fault("images of another size", other_size(a.path, image_header(a.path), declared))
     first, second = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint64).tolist()
     look, plain = _look(data, min(size))
     return (first, second), look, plain

@@ -39,6 +39,8 @@ class DatasetRequest:
         annotations_path: JSON file (COCO) or XML folder (VOC); None where there are no annotations to read.
         split_path: text file with image names (VOC), or several, or None.
         class_names: classes in label order; None takes them from the annotations.
+        guard_names: the user wrote `class_names`, so that one which the annotations don't know is a typo; names of
+            weights or of the training set may be missing.
         keep_alpha: images are wanted as RGBA; those without an alpha channel are opaque.
         on_bad_data: `error` stops at the first unusable file, `skip` leaves it out, with one warning that counts.
         options: the reader's own options, validated.
@@ -51,6 +53,7 @@ class DatasetRequest:
     annotations_path: Path | None = None
     split_path: Path | tuple[Path, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    guard_names: bool = True
     keep_alpha: bool = False
     on_bad_data: Literal["error", "skip"] = "error"
     options: Options | None = None
@@ -62,6 +65,9 @@ class DetectionDataset(ABC):
 
     class_names: tuple[str, ...]
     """Object classes in label order, without background."""
+
+    notes: tuple[str, ...] = ()
+    """What the reader left out or changed without a fault, a line each, for people: stages show it."""
 
     ignored: Literal["crowd", "difficult"] = "crowd"
     """What `Annotation.ignore` marks. A detection matches a crowd by the share of the detection that lies inside it (COCO),
