@@ -2,8 +2,9 @@
 pycocotools in the same run.
 
 The file (118 287 images, 860 001 boxes with polygons, about 490 MB) is generated once into a scratch folder, with a link to
-one and the same photograph for each image. Every step runs in a process of its own, so that its peak is its own. PSS is what all processes
-together really occupy; it and the peak are given above those of a process that has only imported the same libraries.
+one and the same photograph for each image. Every step runs in a process of its own, so that its peak is its own. PSS is what
+all processes together really occupy; it and the peak are given above those of a process that has only imported the same
+libraries.
 
 Run: python benchmarks/annotations.py [--folder /tmp/annotations_benchmark] (needs 2 GB of disk, and 7 GB of memory for
 pycocotools; Linux only)
