@@ -13,7 +13,8 @@ from PIL import Image
 from stdet.data.loader import EvalLoader, TrainLoader
 from stdet.data.preprocess import normalize
 from stdet.interfaces.dataset import DatasetRequest
-from stdet.quantizing.images import Chosen, stream
+from stdet.quantizing.choice import Chosen
+from stdet.quantizing.images import stream
 from stdet.structures import ColorMode, DetectorSpec, Interpolation, Preprocess, ResizeMode
 from stdet_datasets.folder import FolderDataset
 from stdet_datasets.options import YoloxAugmentation

@@ -257,10 +257,12 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
     from stdet.datatools.check import check_dataset
     from stdet.datatools.splits import splits_of
     from stdet.datatools.tables import findings_table
+    from stdet.quantizing.data_check import calibration_findings
 
     source = DataSource(config, _plugins()[0])
     folder = new_folder(Path(config.hydra.run.dir))
-    document = check_dataset(source, (split,) if split else splits_of(source), read_images, reporter)
+    splits = (split,) if split else splits_of(source)
+    document = check_dataset(source, splits, read_images, calibration_findings, reporter)
     path = folder / "data_check.json"
     write_json(path, document)
     failed = document["counts"]["error"] > 0

@@ -15,8 +15,8 @@ from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.family import ModelFamily
 from stdet.interfaces.reporter import SilentReporter
-from stdet.quantizing.doctor import examine
-from stdet.quantizing.images import Chosen
+from stdet.quantizing.choice import Chosen
+from stdet.quantizing.doctor import Check, approved, examine_files
 from stdet.structures import Annotation, DetectorSpec, Preprocess
 
 PREPROCESS = Preprocess(32, 48, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), color_mode="bgr")
@@ -51,7 +51,15 @@ class Photos(DetectionDataset):
         return np.asarray(Image.open(self.paths[index]))
 
 
-def builder(quantization: dict[str, Any] | None = None, **sections: Any) -> Any:
+def source(quantization: dict[str, Any] | None = None, **sections: Any) -> Any:
+    """A config, and the splits that it names as `splits`."""
+    splits: dict[str, DetectionDataset] = sections.get("splits", {})
+
+    def dataset(split: str, *rest: Any) -> DetectionDataset:
+        if split not in splits:
+            raise DataError(f"no {split}")
+        return splits[split]
+
     config = SimpleNamespace(
         dataset=Dataset(num_workers=0),
         quantization=Quantization(**quantization or {}),
@@ -59,23 +67,24 @@ def builder(quantization: dict[str, Any] | None = None, **sections: Any) -> Any:
         model=sections.get("model", Model()),
         family=FAMILY,
     )
-    return SimpleNamespace(config=config)
+    return SimpleNamespace(config=config, dataset=dataset)
 
 
-def verdicts(made: Any, chosen: Chosen, evaluation: DetectionDataset | None, known: bool = True) -> dict[str, Any]:
-    return {c.name: c for c in examine(made, chosen, SPEC, known, evaluation, SilentReporter())}
+def verdicts(made: Any, chosen: Chosen, evaluation: DetectionDataset | None, known: bool = True) -> dict[str, Check]:
+    found = examine_files(made, chosen, SPEC.class_names, PREPROCESS if known else None, evaluation, SilentReporter())
+    return {check.name: check for check in found}
 
 
 def test_a_sound_set_raises_nothing(tmp_path: Path) -> None:
     chosen = Chosen(Photos(tmp_path / "a", list(range(60))), np.arange(60), "here")
-    found = verdicts(builder(), chosen, Photos(tmp_path / "b", [100, 101]))
+    found = verdicts(source(), chosen, Photos(tmp_path / "b", [100, 101]))
     assert {c.verdict for c in found.values()} == {"ok"}
     assert found.keys() == {"size", "duplicates", "classes", "preprocessing", "overlap"}
 
 
 def test_few_images_copies_missing_classes_and_unknowns_are_named(tmp_path: Path) -> None:
     chosen = Chosen(Photos(tmp_path / "a", [1, 2, 2, 3], labels=(1,)), np.arange(4), "here")
-    found = verdicts(builder(), chosen, None, known=False)
+    found = verdicts(source(), chosen, None, known=False)
     assert found["size"].verdict == "warning"
     assert "4 images" in found["size"].finding
     assert found["duplicates"].verdict == "warning"
@@ -87,7 +96,7 @@ def test_few_images_copies_missing_classes_and_unknowns_are_named(tmp_path: Path
 
 def test_only_the_chosen_images_count(tmp_path: Path) -> None:
     photos = Photos(tmp_path / "a", [1, 1, 2])
-    found = verdicts(builder(), Chosen(photos, np.array([0, 2]), "here"), None)
+    found = verdicts(source(), Chosen(photos, np.array([0, 2]), "here"), None)
     assert found["duplicates"].verdict == "ok"
     assert "2 images" in found["size"].finding
 
@@ -95,22 +104,34 @@ def test_only_the_chosen_images_count(tmp_path: Path) -> None:
 def test_generated_images_cannot_be_compared(tmp_path: Path) -> None:
     chosen = Chosen(Photos(tmp_path / "a", [1, 1]), np.arange(2), "here")
     chosen.whole.annotation = lambda index: SimpleNamespace(path=None, labels=np.array([0, 1]))  # type: ignore[assignment]
-    found = verdicts(builder(), chosen, Photos(tmp_path / "b", [1]))
+    found = verdicts(source(), chosen, Photos(tmp_path / "b", [1]))
     assert found["duplicates"].verdict == found["overlap"].verdict == "unknown"
 
 
-def test_classes_of_a_bare_folder_are_unknown(tmp_path: Path) -> None:
-    chosen = Chosen(Photos(tmp_path / "a", [1], labels=()), np.arange(1), "here", annotated=False)
-    assert verdicts(builder(), chosen, None)["classes"].verdict == "unknown"
+def test_classes_of_a_bare_folder_are_those_of_equal_files_that_are_annotated(tmp_path: Path) -> None:
+    folder = Photos(tmp_path / "a", [1, 2, 3], labels=())
+    chosen = Chosen(folder, np.arange(3), "here", annotated=False)
+    assert verdicts(source(), chosen, None)["classes"].verdict == "unknown"
+    others = Photos(tmp_path / "b", [7, 8], labels=(0, 1))
+    assert verdicts(source(splits={"train": others}), chosen, None)["classes"].verdict == "unknown"
+    same = Photos(tmp_path / "c", [7, 2], labels=(1,))
+    found = verdicts(source(splits={"val": same, "train": others}), chosen, None)["classes"]
+    assert (found.verdict, found.examples) == ("warning", ("a",))
+    both = Photos(tmp_path / "d", [3], labels=(0,))
+    assert verdicts(source(splits={"val": same, "train": both}), chosen, None)["classes"].verdict == "ok"
 
 
 def test_evaluation_images_are_refused_unless_asked_for(tmp_path: Path) -> None:
     chosen = Chosen(Photos(tmp_path / "a", [1, 2, 3]), np.arange(3), "here")
     evaluation = Photos(tmp_path / "b", [9, 2, 3])
+    found = verdicts(source(), chosen, evaluation)
     with pytest.raises(DataError, match=r"2 of 3 calibration images are evaluation images: 1\.png, 2\.png") as caught:
-        verdicts(builder(), chosen, evaluation)
+        approved(tuple(found.values()))
     assert "allow_overlap" in caught.value.hint
-    assert verdicts(builder({"allow_overlap": True}), chosen, evaluation)["overlap"].verdict == "warning"
+    assert found["overlap"].examples == tuple(str(tmp_path / "a" / name) for name in ("1.png", "2.png"))
+    allowed = verdicts(source({"allow_overlap": True}), chosen, evaluation)
+    assert allowed["overlap"].verdict == "warning"
+    assert [c.verdict for c in approved(tuple(allowed.values()))] == [c.verdict for c in allowed.values()]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +149,6 @@ def test_another_preprocessing_than_in_training_is_refused(
 ) -> None:
     chosen = Chosen(Photos(tmp_path / "a", [1]), np.arange(1), "here")
     with pytest.raises(DataError) as caught:
-        verdicts(builder(**sections), chosen, None)
+        approved(tuple(verdicts(source(**sections), chosen, None).values()))
     assert named in caught.value.message
-    assert verdicts(builder(**sections), chosen, None, known=False)["preprocessing"].verdict == "unknown"
+    assert verdicts(source(**sections), chosen, None, known=False)["preprocessing"].verdict == "unknown"

@@ -10,7 +10,8 @@ from PIL import Image
 
 from stdet.data.preprocess import normalize, prepare
 from stdet.interfaces.dataset import DetectionDataset
-from stdet.quantizing.images import RANDOM, Chosen, combined, image_hashes, noise, stream
+from stdet.quantizing.choice import Chosen
+from stdet.quantizing.images import RANDOM, combined, image_hashes, noise, stream
 from stdet.structures import Annotation, DetectorSpec, Preprocess
 
 PREPROCESS = Preprocess(32, 48, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), color_mode="bgr")

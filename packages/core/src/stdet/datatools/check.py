@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from stdet.data.source import DataSource
-from stdet.datatools.calibration import check_calibration
-from stdet.datatools.duplicates import check_duplicates
+from stdet.datatools.duplicates import Prints, check_duplicates
 from stdet.datatools.findings import FAULT_CHECKS, SEVERITIES, Finding, found
 from stdet.datatools.fingerprints import Fingerprints, fingerprint, path_of
 from stdet.datatools.splits import MAX_EXAMPLES, Columns, OpenedSplit, columns_of, open_split
@@ -41,11 +40,18 @@ class Examined:
         return self.opened.name
 
 
-def check_dataset(source: DataSource, splits: tuple[str, ...], read_images: bool, reporter: Reporter) -> dict[str, Any]:
+def check_dataset(
+    source: DataSource,
+    splits: tuple[str, ...],
+    read_images: bool,
+    check_calibration: Callable[[DataSource, Prints, Reporter], Iterable[Finding]],
+    reporter: Reporter,
+) -> dict[str, Any]:
     """Run every check.
 
     Args:
-        read_images: False leaves out what needs the image files: damage, sizes, duplicates, leaks.
+        read_images: False leaves out what needs the image files: damage, sizes, duplicates, leaks, calibration.
+        check_calibration: looks at the images that would be calibrated on, given the splits whose images were read.
 
     Returns:
         A document with all findings, the worst first, at most `MAX_EXAMPLES` places for each.
@@ -73,9 +79,7 @@ def check_dataset(source: DataSource, splits: tuple[str, ...], read_images: bool
     if read_images:
         prints = [(e.opened, e.prints) for e in examined if e.prints is not None]
         findings += check_duplicates(prints)
-        learned = next((e for e in examined if e.name == "train"), None)
-        labels = np.unique(learned.columns.labels) if learned else ()
-        findings += check_calibration(source, prints, {(names or ())[label] for label in labels}, reporter)
+        findings += check_calibration(source, prints, reporter)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.id))
     return {
         "format": "stdet.data-check/1",

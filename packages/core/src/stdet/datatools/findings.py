@@ -52,8 +52,10 @@ CHECKS: dict[str, tuple[str, Severity]] = {
     "D302": ("a model that can't be built for the data", "error"),
     "D401": ("few calibration images", "warning"),
     "D402": ("classes that no calibration image shows", "warning"),
-    "D403": ("calibration images that are test images", "warning"),
+    "D403": ("calibration images that are evaluation images", "error"),
     "D404": ("calibration images whose classes nobody knows", "info"),
+    "D405": ("calibration images that are there twice or look alike", "warning"),
+    "D406": ("another preprocessing than the model was trained with", "error"),
 }
 """Every check: what it looks for, and how bad it is."""
 

@@ -42,6 +42,12 @@ class Fingerprints:
     looks: np.ndarray
     plain: np.ndarray
 
+    def subset(self, indices: np.ndarray) -> Fingerprints:
+        """Of the images `indices` (ascending) alone; `index` then counts among them."""
+        rows = np.isin(self.index, indices)
+        index = np.searchsorted(indices, self.index[rows])
+        return Fingerprints(index, self.digests[rows], self.looks[rows], self.plain[rows])
+
 
 _Print = tuple[tuple[int, int], int, bool]
 

@@ -1,139 +1,249 @@
-"""The calibration doctor: what can be known of the images before the model sees them."""
+"""The calibration doctor: what can be known of the images before the model sees them. One for all who ask; without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from stdet.build import Builder
-from stdet.config import preprocess_of
-from stdet.datatools.calibration import FEW_IMAGES
-from stdet.datatools.fingerprints import Fingerprints, among, equal_groups, fingerprint, look_alikes
-from stdet.datatools.splits import FaultLog
-from stdet.errors import DataError
+from stdet.config import Config, preprocess_of
+from stdet.data.source import DataSource
+from stdet.datatools.fingerprints import Fingerprints, among, equal_groups, fingerprint, look_alikes, path_of
+from stdet.datatools.splits import MAX_EXAMPLES, FaultLog, open_split, splits_of
+from stdet.errors import DataError, StdetError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationCheck
 from stdet.interfaces.reporter import Reporter
-from stdet.quantizing.images import Chosen
-from stdet.structures import DetectorSpec
+from stdet.quantizing.choice import Chosen
+from stdet.structures import Preprocess
 
+FEW_IMAGES = 50
+"""Below this number the ranges of activations depend on which images were drawn."""
 SHOWN = 5
+"""Names in a sentence."""
 NO_FILES = "generated images have no files to compare"
 
 
+@dataclass(frozen=True)
+class Check:
+    """What was found out about calibration images.
+
+    Attributes:
+        name: `size`, `duplicates`, `classes`, `preprocessing` or `overlap`.
+        verdict: `error` when they must not be used; `unknown` when it can't be told.
+        finding: one line for people.
+        hint: what to do about an error.
+        count: of what is wrong.
+        examples: where, the first ones.
+    """
+
+    name: str
+    verdict: Literal["ok", "warning", "error", "unknown"]
+    finding: str
+    hint: str = ""
+    count: int = 0
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Printed:
+    """Images, and what tells those of them apart that could be read."""
+
+    images: DetectionDataset
+    prints: Fingerprints
+
+
 def examine(
-    builder: Builder,
-    chosen: Chosen,
-    spec: DetectorSpec,
-    has_metadata: bool,
-    evaluation: DetectionDataset | None,
-    reporter: Reporter,
-) -> tuple[CalibrationCheck, ...]:
-    """Everything about the images that can be known before the model sees them.
+    config: Config,
+    calibration: Chosen,
+    own: Fingerprints,
+    class_names: tuple[str, ...],
+    trained_with: Preprocess | None,
+    evaluation: Printed | None,
+    annotated: Sequence[Printed],
+) -> tuple[Check, ...]:
+    """Every check.
 
     Args:
-        has_metadata: the model's file says itself how it wants its input.
-        evaluation: the images that the model will be judged by, None when the config names none.
-
-    Raises:
-        DataError: calibration images are evaluation images and `quantization.allow_overlap` is off; or the config asks
-            for another preprocessing than the model was trained with.
+        own: of `calibration`.
+        class_names: that the model knows.
+        trained_with: what the model's file says of its preprocessing, None where it says nothing.
+        evaluation: the images that the model will be judged by, None where nobody knows them.
+        annotated: images whose classes are known; tell those of equal files in a folder without annotations.
     """
-    section = builder.config.dataset
-
-    def prints(images: DetectionDataset, label: str) -> Fingerprints:
-        return fingerprint(
-            images, FaultLog(), section.num_workers, lambda done, total: reporter.progress(label, done, total)
-        )
-
-    own = prints(chosen, "check calibration images")
-    checks = [_size(chosen), _duplicates(own), _classes(chosen), _preprocessing(builder, spec, has_metadata)]
-    if evaluation is None:
-        checks.append(CalibrationCheck("overlap", "unknown", "the config names no evaluation images"))
-    else:
-        theirs = prints(evaluation, "check evaluation images")
-        checks.append(_overlap(chosen, own, theirs, builder.config.quantization.allow_overlap))
-    return tuple(checks)
-
-
-def _size(chosen: Chosen) -> CalibrationCheck:
-    few = len(chosen) < FEW_IMAGES
-    text = f"{len(chosen)} images of {chosen.source}" + (f"; {FEW_IMAGES} or more are usual" if few else "")
-    return CalibrationCheck("size", "warning" if few else "ok", text)
-
-
-def _duplicates(own: Fingerprints) -> CalibrationCheck:
-    if not len(own.index):
-        return CalibrationCheck("duplicates", "unknown", NO_FILES)
-    equal = sum(len(group) - 1 for group in equal_groups(own.digests))
-    pairs, _ = look_alikes(own.looks, own.plain)
-    alike = len(pairs) - _equal_pairs(own, pairs)
-    if not equal and not alike:
-        return CalibrationCheck("duplicates", "ok", "no image is there twice")
-    return CalibrationCheck("duplicates", "warning", f"{equal} copies of images, {alike} pairs that look alike")
-
-
-def _equal_pairs(own: Fingerprints, pairs: np.ndarray) -> int:
-    return int((own.digests[pairs[:, 0]] == own.digests[pairs[:, 1]]).all(1).sum())
-
-
-def _classes(chosen: Chosen) -> CalibrationCheck:
-    if not chosen.annotated:
-        return CalibrationCheck("classes", "unknown", "the images have no annotations")
-    shown = {int(label) for index in range(len(chosen)) for label in chosen.annotation(index).labels}
-    missing = [name for label, name in enumerate(chosen.class_names) if label not in shown]
-    if not missing:
-        return CalibrationCheck("classes", "ok", f"all {len(chosen.class_names)} classes are shown")
-    some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
-    return CalibrationCheck(
-        "classes", "warning", f"{len(missing)} of {len(chosen.class_names)} classes are on no image: {some}"
+    return (
+        _size(calibration),
+        _duplicates(calibration, own),
+        _classes(calibration, own, class_names, annotated),
+        _preprocessing(config, trained_with),
+        _overlap(calibration, own, evaluation, config.quantization.allow_overlap),
     )
 
 
-def _preprocessing(builder: Builder, spec: DetectorSpec, has_metadata: bool) -> CalibrationCheck:
-    if not has_metadata:
-        text = "the file says nothing about its preprocessing; the config's is taken"
-        return CalibrationCheck("preprocessing", "unknown", text)
-    given = _given(builder)
-    if builder.config.family is not None and given:
-        mine = preprocess_of(builder.config)
-        other = [n for n in given if getattr(mine, n) != getattr(spec.preprocess, n)]
-        if other:
-            wrong = "; ".join(
-                f"{n} is {getattr(mine, n)!r}, the model's {getattr(spec.preprocess, n)!r}" for n in other
-            )
-            raise DataError(
-                f"the config's preprocessing isn't the one that the model was trained with: {wrong}",
-                "leave these keys out of preprocessing and model.input_shape: the model's file says what it wants",
-            )
-    return CalibrationCheck("preprocessing", "ok", "as in training: the model's file says it")
+def examine_files(
+    source: DataSource,
+    calibration: Chosen,
+    class_names: tuple[str, ...],
+    trained_with: Preprocess | None,
+    evaluation: DetectionDataset | None,
+    reporter: Reporter,
+) -> tuple[Check, ...]:
+    """As `examine`, of images that nobody has read yet."""
+
+    def printed(images: DetectionDataset, label: str) -> Printed:
+        workers = source.config.dataset.num_workers
+        progress = lambda done, total: reporter.progress(label, done, total)  # noqa: E731
+        return Printed(images, fingerprint(images, FaultLog(), workers, progress))
+
+    own = printed(calibration, "check calibration images").prints
+    judges = printed(evaluation, "check evaluation images") if evaluation is not None else None
+    annotated = [
+        printed(images, "look for the classes of calibration images")
+        for images in (() if calibration.annotated else _of_equal_size(source, calibration, class_names))
+    ]
+    return examine(source.config, calibration, own, class_names, trained_with, judges, annotated)
 
 
-def _given(builder: Builder) -> list[str]:
+def approved(checks: Sequence[Check]) -> tuple[CalibrationCheck, ...]:
+    """The checks as the record of a quantization has them.
+
+    Raises:
+        DataError: one of them is an error.
+    """
+    for check in checks:
+        if check.verdict == "error":
+            raise DataError(check.finding, check.hint)
+    return tuple(CalibrationCheck(c.name, c.verdict, c.finding) for c in checks if c.verdict != "error")
+
+
+def _of_equal_size(source: DataSource, calibration: Chosen, class_names: tuple[str, ...]) -> list[Chosen]:
+    """The annotated images whose files are as long as one of `calibration`: no others can be equal to any.
+
+    Splits that can't be opened know no classes; whether that is a fault is for the stages that need them to say.
+    """
+    lengths = {_length(calibration, index) for index in range(len(calibration))} - {None}
+    found = []
+    for split in splits_of(source):
+        try:
+            images = open_split(source, split, class_names).dataset
+        except StdetError:
+            continue
+        alike = [index for index in range(len(images)) if _length(images, index) in lengths]
+        found.append(Chosen(images, np.array(alike, np.int64), split))
+    return found
+
+
+def _length(images: DetectionDataset, index: int) -> int | None:
+    """Bytes of an image's file, None where there is none."""
+    path = images.annotation(index).path
+    try:
+        return path.stat().st_size if path else None
+    except OSError:
+        return None
+
+
+def _size(calibration: Chosen) -> Check:
+    count = len(calibration)
+    few = count < FEW_IMAGES
+    text = f"{count} images of {calibration.source}" + (f"; {FEW_IMAGES} or more are usual" if few else "")
+    return Check("size", "warning" if few else "ok", text, count=count)
+
+
+def _duplicates(calibration: Chosen, own: Fingerprints) -> Check:
+    if not len(own.index):
+        return Check("duplicates", "unknown", NO_FILES)
+    copies = [(int(group[0]), int(row)) for group in equal_groups(own.digests) for row in group[1:]]
+    pairs, _ = look_alikes(own.looks, own.plain)
+    alike = pairs[(own.digests[pairs[:, 0]] != own.digests[pairs[:, 1]]).any(1)].tolist()
+    if not copies and not alike:
+        return Check("duplicates", "ok", "no image is there twice")
+
+    def place(row: int) -> str:
+        return str(path_of(calibration, int(own.index[row])))
+
+    text = f"{len(copies)} copies of images, {len(alike)} pairs that look alike"
+    pairs_shown = [("=", pair) for pair in copies[:MAX_EXAMPLES]] + [("~", pair) for pair in alike[:MAX_EXAMPLES]]
+    examples = tuple(f"{place(a)} {sign} {place(b)}" for sign, (a, b) in pairs_shown[:MAX_EXAMPLES])
+    return Check("duplicates", "warning", text, "", len(copies) + len(alike), examples)
+
+
+def _classes(
+    calibration: Chosen, own: Fingerprints, class_names: tuple[str, ...], annotated: Sequence[Printed]
+) -> Check:
+    known = [(calibration, np.arange(len(calibration)))] if calibration.annotated else []
+    if not calibration.annotated:
+        known = [(a.images, a.prints.index[among(a.prints.digests, own.digests)]) for a in annotated]  # type: ignore[misc]
+    if not sum(len(indices) for _, indices in known):
+        text = "the images have no annotations, and no annotated image is one of them"
+        return Check("classes", "unknown", text, count=len(calibration))
+    shown = {
+        images.class_names[int(label)]
+        for images, indices in known
+        for index in indices.tolist()
+        for label in images.annotation(index).labels
+    }
+    missing = tuple(name for name in class_names if name not in shown)
+    if not missing:
+        return Check("classes", "ok", f"all {len(class_names)} classes are shown")
+    text = f"{len(missing)} of {len(class_names)} classes are on no image: {_some(missing)}"
+    return Check("classes", "warning", text, "", len(missing), missing)
+
+
+def _preprocessing(config: Config, trained_with: Preprocess | None) -> Check:
+    if trained_with is None:
+        return Check("preprocessing", "unknown", "the file says nothing about its preprocessing; the config's is taken")
+    if config.family is not None:
+        mine = preprocess_of(config)
+        wrong = tuple(
+            f"{n} is {getattr(mine, n)!r}, the model's {getattr(trained_with, n)!r}"
+            for n in _given(config)
+            if getattr(mine, n) != getattr(trained_with, n)
+        )
+        if wrong:
+            text = f"the config's preprocessing isn't the one that the model was trained with: {'; '.join(wrong)}"
+            hint = "leave these keys out of preprocessing and model.input_shape: the model's file says what it wants"
+            return Check("preprocessing", "error", text, hint, len(wrong), wrong)
+    return Check("preprocessing", "ok", "as in training: the model's file says it")
+
+
+def _given(config: Config) -> list[str]:
     """The fields of `Preprocess` that the config itself sets."""
-    section = builder.config.preprocessing
+    section = config.preprocessing
     names = [n for n in ("color_mode", "mean", "std", "pad_value") if getattr(section, n) is not None]
     names += [n for n in ("scale", "offset") if getattr(section.rescaling, n) is not None]
     if section.resizing.interpolation is not None:
         names.append("interpolation")
     if section.resizing.aspect_ratio is not None:
         names.append("resize_mode")
-    return names + (["height", "width"] if builder.config.model.input_shape else [])
+    return names + (["height", "width"] if config.model.input_shape else [])
 
 
-def _overlap(chosen: Chosen, own: Fingerprints, theirs: Fingerprints, allowed: bool) -> CalibrationCheck:
-    if not len(own.index) or not len(theirs.index):
-        return CalibrationCheck("overlap", "unknown", NO_FILES)
-    shared = own.index[among(own.digests, theirs.digests)].tolist()
+def _overlap(calibration: Chosen, own: Fingerprints, evaluation: Printed | None, allowed: bool) -> Check:
+    if evaluation is None:
+        return Check("overlap", "unknown", "the config names no evaluation images")
+    if not len(own.index) or not len(evaluation.prints.index):
+        return Check("overlap", "unknown", NO_FILES)
+    shared = own.index[among(own.digests, evaluation.prints.digests)].tolist()
     if not shared:
-        return CalibrationCheck("overlap", "ok", "no calibration image is an evaluation image")
-    names = ", ".join(Path(str(chosen.annotation(i).path)).name for i in shared[:SHOWN])
-    text = f"{len(shared)} of {len(chosen)} calibration images are evaluation images: {names}"
-    if not allowed:
-        raise DataError(
-            f"{text}{' …' if len(shared) > SHOWN else ''}",
-            "their score would flatter the int8 model: calibrate on training images (dataset.quantization_path), or set "
-            "quantization.allow_overlap: True",
-        )
-    return CalibrationCheck("overlap", "warning", text)
+        return Check("overlap", "ok", "no calibration image is an evaluation image")
+    places = tuple(str(path_of(calibration, index)) for index in shared)
+    names = _some([Path(place).name for place in places])
+    return Check(
+        "overlap",
+        "warning" if allowed else "error",
+        f"{len(shared)} of {len(calibration)} calibration images are evaluation images: {names}",
+        ""
+        if allowed
+        else "their score would flatter the int8 model: calibrate on training images (dataset.quantization_path), or set "
+        "quantization.allow_overlap: True",
+        len(shared),
+        places[:MAX_EXAMPLES],
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, in a sentence."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

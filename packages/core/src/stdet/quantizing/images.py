@@ -1,4 +1,4 @@
-"""The images that int8 ranges come from: chosen, and streamed one at a time."""
+"""The images that int8 ranges come from, streamed one at a time and named by their hashes; noise in their place."""
 
 from __future__ import annotations
 
@@ -6,57 +6,13 @@ import hashlib
 
 import numpy as np
 
-from stdet.build import Builder
 from stdet.data.preprocess import normalize, prepare
-from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationCheck, CalibrationData
-from stdet.structures import Annotation, DetectorSpec
+from stdet.quantizing.choice import Chosen
+from stdet.structures import DetectorSpec
 
 RANDOM = "random"
-
-
-class Chosen(DetectionDataset):
-    """Some images of a data set.
-
-    Attributes:
-        source: folder or annotation file that they come from.
-        annotated: False for a folder of images of which nothing is known.
-    """
-
-    def __init__(self, whole: DetectionDataset, indices: np.ndarray, source: str, annotated: bool = True) -> None:
-        self.whole, self.indices = whole, indices
-        self.class_names, self.ignored = whole.class_names, whole.ignored
-        self.source = source
-        self.annotated = annotated
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def annotation(self, index: int) -> Annotation:
-        return self.whole.annotation(int(self.indices[index]))
-
-    def read_image(self, index: int) -> np.ndarray:
-        return self.whole.read_image(int(self.indices[index]))
-
-
-def choose(builder: Builder, spec: DetectorSpec) -> Chosen:
-    """The images of `quantization_path`, else the training images; `quantization_split` takes that share of them.
-
-    Raises:
-        DataError: there is none.
-    """
-    section = builder.config.dataset
-    folder = section.quantization_path
-    if folder:
-        whole = builder.image_folder("quantization", folder, spec=spec)
-    else:
-        whole = builder.dataset("train", spec.class_names, spec=spec)
-    source = str(folder or section.train_images_path or section.dataset_name)
-    chosen = Chosen(whole, builder.calibration_indices(len(whole)), source, annotated=folder is None)
-    if not len(chosen):
-        raise DataError(f"{source} holds no image to calibrate on", "set dataset.quantization_path")
-    return chosen
 
 
 def stream(chosen: Chosen, spec: DetectorSpec, checks: tuple[CalibrationCheck, ...] = ()) -> CalibrationData:

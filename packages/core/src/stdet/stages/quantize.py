@@ -12,6 +12,7 @@ from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, copy_with_prope
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet.quantizing import doctor, images, judge
+from stdet.quantizing.choice import choose
 from stdet.runs.results import NotQuantized, Quantized
 from stdet.stages.models import onnx_file, onnx_spec
 from stdet.stages.run import Run
@@ -57,10 +58,11 @@ def _calibration(run: Run, source: Path, spec: DetectorSpec, evaluation: Detecti
     if count:
         run.reporter.note(f"calibrating on {count} noise images: the int8 file will be unfit for accuracy")
         return images.noise(count, spec, builder.config.dataset.seed)
-    chosen = images.choose(builder, spec)
+    chosen = choose(builder, spec.class_names, spec)
     run.reporter.note(f"calibrating on {len(chosen)} images of {chosen.source}")
-    checks = doctor.examine(builder, chosen, spec, read_spec(source) is not None, evaluation, run.reporter)
-    return images.stream(chosen, spec, checks)
+    trained_with = spec.preprocess if read_spec(source) is not None else None
+    found = doctor.examine_files(builder, chosen, spec.class_names, trained_with, evaluation, run.reporter)
+    return images.stream(chosen, spec, doctor.approved(found))
 
 
 def _into_int8(
