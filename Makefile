@@ -33,7 +33,7 @@ $(STAMP): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables
 	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation $(PACKAGES:%=-e %) -r requirements-dev.txt
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation $(patsubst %,-e %,$(filter-out cli,$(PACKAGES))) -e 'cli[all]' -r requirements-dev.txt
 	touch $@
 
 clean:

@@ -67,3 +67,32 @@ def test_every_module_can_be_imported_with_what_is_declared(install: Any, name: 
     modules = ["stdet", "stdet_cli", PACKAGES[name]]
     done = install("stdet-core", "stdet-cli", name).execute(IMPORT_ALL, *modules)
     assert done.returncode == 0, done.stderr
+
+
+TRAINING = """\
+operation_mode: training
+model: { model_name: st_yolodv2milli_actrelu_pt, input_shape: [3, 64, 64] }
+dataset: { dataset_name: synthetic, class_names: [disc], num_images: 8, image_size: 64, num_workers: 0 }
+training: { batch_size: 4, epochs: 1, no_aug_epochs: 0, device: cpu }
+hydra: { run: { dir: run } }
+"""
+
+
+def test_a_training_needs_no_library_but_onnxruntime_beyond_what_core_declares(install: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(TRAINING)
+    packages = ("stdet-cli", "stdet-datasets", "stdet-models-yolod")
+    refused = install("stdet-core", *packages).stdet("train", "c.yaml", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "hint: pip install 'stdet-core[onnxruntime]'" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    trained = install("stdet-core[onnxruntime]", *packages).stdet("train", "c.yaml", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["train"]["curves"] is None
+    assert all(f"pip install 'stdet-core[{extra}]'" in trained.stderr for extra in ("tensorboard", "plots"))
+
+
+def test_the_full_install_of_the_command_brings_all_of_stdet(install: Any) -> None:
+    done = install("stdet-cli[all]").stdet("plugins", "--json")
+    assert {state["distribution"] for state in json.loads(done.stdout)} == set(PACKAGES) - {"stdet-cli"}
+    have = "from stdet.extras import EXTRAS, has; print([name for name in EXTRAS if not has(name)])"
+    assert install("stdet-cli[all]").execute(have).stdout == "[]\n"

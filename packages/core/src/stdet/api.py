@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stdet.artifacts import write_json, write_text
 from stdet.errors import ConfigError, Rejected
+from stdet.extras import command, has, need
 from stdet.plugins.loader import PluginState, load_plugins
 from stdet.runs.folder import log_file, new_folder
 from stdet.runs.record import RunRecord
@@ -114,12 +115,13 @@ def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = N
         The same facts for programs: for each rate its parameter groups, the first, highest and last value.
 
     Raises:
-        StdetError: the config names no model, or its training images can't be counted.
+        StdetError: the config names no model, its training images can't be counted, or matplotlib is not installed.
     """
     from stdet.build import Builder
     from stdet.engine.schedule_plot import plot_schedule as draw
     from stdet.engine.schedule_plot import schedule_curves
 
+    need("matplotlib", "drawing a schedule")
     if picture.suffix.lower() != ".png":
         raise ConfigError(f"the schedule is drawn as PNG, not as {picture}", "give --output a name that ends in .png")
     builder = Builder(config, _plugins()[0])
@@ -157,8 +159,10 @@ def run(config: Config, reporter: Reporter) -> RunResult:
     from stdet.build import Builder
     from stdet.interfaces.reporter import SilentReporter
     from stdet.nn.distributed import from_main, is_main, process_group
+    from stdet.stages.libraries import check_libraries
     from stdet.stages.run import Run
 
+    notes = [*config.notes, *check_libraries(config, STAGES[config.operation_mode])]
     with process_group():
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
@@ -166,7 +170,7 @@ def run(config: Config, reporter: Reporter) -> RunResult:
         with log_file(folder / "stdet.log") if is_main() else nullcontext():
             if is_main():
                 write_text(folder / "config.yaml", config_yaml(config))
-            for note in config.notes:
+            for note in notes:
                 state.reporter.note(note)
             try:
                 for name in STAGES[config.operation_mode]:
@@ -272,7 +276,7 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
 def describe_data(config: Config, reporter: Reporter, *, split: str | None = None) -> RunResult:
     """Count and measure what the annotations say: a table, `data_stats.json` and `data_stats.png` in a new folder.
 
-    Faults are left out and told.
+    Faults are left out and told, and so is the picture without matplotlib.
 
     Raises:
         StdetError: a split can't be opened.
@@ -288,7 +292,10 @@ def describe_data(config: Config, reporter: Reporter, *, split: str | None = Non
         if one.faults.counts:
             reporter.note(f"{one.name} set: {one.faults.summary()}; `stdet data check` says more")
     folder = new_folder(Path(config.hydra.run.dir))
-    document = describe(opened, folder / "data_stats.png")
+    picture = folder / "data_stats.png" if has("matplotlib") else None
+    if picture is None:
+        reporter.note(f"no picture of the statistics: matplotlib is not installed ({command('matplotlib')})")
+    document = describe(opened, picture)
     write_json(folder / "data_stats.json", document)
     return RunResult(folder, document, statistics_tables(document["splits"]))
 

@@ -11,6 +11,7 @@ import numpy as np
 from stdet.artifacts import atomic_path
 from stdet.datatools.splits import Columns, OpenedSplit, columns_of
 from stdet.evaluation.plots import PALETTE
+from stdet.extras import need
 
 PERCENTILES = (5, 25, 50, 75, 95)
 SMALL, LARGE = 32.0**2, 96.0**2
@@ -70,16 +71,23 @@ def _spread(values: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def describe(opened: list[OpenedSplit], picture: Path) -> dict[str, Any]:
-    """The statistics of every split, and one picture of them at `picture`."""
+def describe(opened: list[OpenedSplit], picture: Path | None) -> dict[str, Any]:
+    """The statistics of every split, and one picture of them at `picture`, if given."""
     columns = {split.name: columns_of(split.dataset) for split in opened}
     splits = {s.name: statistics(columns[s.name], s.dataset.class_names) for s in opened}
-    _plot(columns, splits, picture)
+    if picture is not None:
+        _plot(columns, splits, picture)
     faults = {split.name: split.faults.counts for split in opened}
-    return {"format": "stdet.data-stats/1", "picture": str(picture), "splits": splits, "faults": faults}
+    return {
+        "format": "stdet.data-stats/1",
+        "picture": str(picture) if picture is not None else None,
+        "splits": splits,
+        "faults": faults,
+    }
 
 
 def _plot(columns: Mapping[str, Columns], splits: Mapping[str, Any], path: Path) -> None:
+    need("matplotlib", "drawing statistics")
     from matplotlib.figure import Figure
 
     totals: dict[str, int] = {}

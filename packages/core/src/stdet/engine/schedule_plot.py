@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stdet.artifacts import atomic_path
+from stdet.extras import need
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 
 MOST_POINTS = 20_000
@@ -49,6 +50,7 @@ def schedule_curves(
 
 def plot_schedule(curves: Sequence[ScheduleCurve], length: ScheduleLength, path: Path) -> None:
     """Learning rate over the epochs, as PNG; a line marks where strong augmentation ends."""
+    need("matplotlib", "drawing a schedule")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from stdet.artifacts import atomic_path, write_bytes
+from stdet.extras import need
 from stdet.structures import Detections
 
 PICTURE_THRESHOLD = 0.25
@@ -86,6 +87,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, width: int = 3
 
 def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Losses and validation scores over the epochs, as PNG."""
+    need("matplotlib", "drawing curves")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -108,6 +110,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 def plot_precision_recall(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     """Precision over recall, as PNG: `curves` of an `EvaluationReport`, each labelled with the area under it."""
+    need("matplotlib", "drawing curves")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor
 
 from stdet.artifacts import ModelFile
 from stdet.errors import ArtifactError, ModelError
+from stdet.extras import need
 from stdet.interfaces.detector import Candidates, Detector
 
 
@@ -77,6 +77,9 @@ class OnnxPredictor:
                 input or number of outputs isn't what `decoder` says.
         """
         path = model.path
+        need("onnxruntime", f"running {path}")
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if model.kind == "int8":

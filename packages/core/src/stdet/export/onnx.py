@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from stdet.artifacts import sha256_file, write_bytes
 from stdet.data.preprocess import normalize
 from stdet.errors import ExportError
 from stdet.export.metadata import write_metadata
+from stdet.extras import need
 from stdet.interfaces.detector import Detector, ExportWrapper
 from stdet.structures import Preprocess
 
@@ -62,7 +62,9 @@ def export_onnx(
 
     Raises:
         ExportError: the graph computes something else than torch, or can't be written.
+        MissingExtraError: onnxruntime, which checks it, is not installed.
     """
+    need("onnxruntime", "exporting to ONNX")
     wrapper = ExportWrapper(copy.deepcopy(detector).cpu().to(memory_format=torch.contiguous_format)).eval()
     spec = detector.spec
     example = torch.zeros(1, spec.preprocess.channels, *spec.preprocess.size)
@@ -95,6 +97,8 @@ def simplify(model: bytes) -> onnx.ModelProto:
 
     onnxruntime's basic level does that within the standard operators.
     """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -115,6 +119,8 @@ def check_parity(wrapper: ExportWrapper, model: onnx.ModelProto, preprocess: Pre
     Raises:
         ExportError: it is above `TOLERANCE`; names the output.
     """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -44,7 +44,7 @@ class Trained(StageResult):
     best_epoch, best_ap: of the best one; None when no epoch was scored.
     best_ap50: the highest of any epoch.
     seconds: wall time.
-    curves: picture of the losses and scores.
+    curves: picture of the losses and scores; None without matplotlib.
     """
 
     best: ModelFile
@@ -53,7 +53,7 @@ class Trained(StageResult):
     best_ap: float
     best_ap50: float | None
     seconds: float
-    curves: Path
+    curves: Path | None
 
     name = "train"
 
@@ -68,7 +68,7 @@ class Trained(StageResult):
             "best_AP": self.best_ap,
             "best_AP50": self.best_ap50,
             "seconds": self.seconds,
-            "curves": str(self.curves),
+            "curves": str(self.curves) if self.curves is not None else None,
         }
 
 
@@ -99,14 +99,14 @@ class Evaluated(StageResult):
     model: what was scored; None for a model without a file.
     split: the set that it was scored on.
     picture: detections drawn on its first images.
-    precision_recall: picture of the curves.
+    precision_recall: picture of the curves; None without matplotlib.
     """
 
     model: ModelFile | None
     report: EvaluationReport
     split: str
     picture: Path
-    precision_recall: Path
+    precision_recall: Path | None
 
     @property
     def form(self) -> Literal["float", "int8"]:
@@ -121,7 +121,8 @@ class Evaluated(StageResult):
         return (self.model,) if self.model is not None else ()
 
     def to_dict(self) -> dict[str, Any]:
-        files = {"picture": str(self.picture), "precision_recall": str(self.precision_recall)}
+        curves = str(self.precision_recall) if self.precision_recall is not None else None
+        files = {"picture": str(self.picture), "precision_recall": curves}
         return self.report.to_dict() | {"split": self.split} | files
 
 

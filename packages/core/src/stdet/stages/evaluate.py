@@ -9,6 +9,7 @@ from stdet.evaluation.plots import PICTURE_THRESHOLD, contact_sheet, draw_detect
 from stdet.evaluation.postprocess import detect
 from stdet.evaluation.predictors import Predictor
 from stdet.export.metadata import is_unfit_for_accuracy
+from stdet.extras import has
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.nn.distributed import is_main
 from stdet.runs.results import Evaluated, evaluation_name
@@ -36,8 +37,9 @@ def evaluate(run: Run) -> None:
     report.save(run.folder / "reports" / f"{name}.json")
     picture = run.folder / "pictures" / f"{name}.jpg"
     _picture(run, predictor, spec, dataset, picture)
-    curves = run.folder / "pictures" / f"{name}_precision_recall.png"
-    plot_precision_recall(report.curves, curves)
+    curves = run.folder / "pictures" / f"{name}_precision_recall.png" if has("matplotlib") else None
+    if curves is not None:
+        plot_precision_recall(report.curves, curves)
     run.record.add(Evaluated(source, report, split, picture, curves))
 
 

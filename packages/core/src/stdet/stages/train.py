@@ -11,6 +11,7 @@ from stdet.engine.checkpoint import read_checkpoint, seed_everything
 from stdet.engine.trainer import Trainer
 from stdet.evaluation.plots import plot_history
 from stdet.evaluation.predictors import TorchPredictor
+from stdet.extras import has
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.published import IMAGENET
@@ -71,10 +72,11 @@ def train(run: Run) -> None:
     if not is_main():
         return
     write_json(run.models / "history.json", {"format": "stdet.history/1", "epochs": result.history})
-    plot_history(result.history, run.folder / "curves.png")
+    curves = run.folder / "curves.png" if has("matplotlib") else None
+    if curves is not None:
+        plot_history(result.history, curves)
     run.model = ModelFile(result.best, "checkpoint")
     ap50 = max((row["AP50"] for row in result.history if "AP50" in row), default=None)
-    curves = run.folder / "curves.png"
     run.record.add(
         Trained(run.model, result.latest, result.best_epoch, result.best_score, ap50, result.seconds, curves)
     )
@@ -110,7 +112,7 @@ def _trackers(run: Run) -> Trackers:
     if not is_main():
         return Trackers()
     trackers: list[Tracker] = []
-    if config.general.logger == "tensorboard":
+    if config.general.logger == "tensorboard" and has("tensorboard"):
         trackers.append(TensorBoardTracker(run.models / "tensorboard"))
     if config.mlflow.uri:
         try:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from stdet.config.schema import Quantization
@@ -336,6 +335,8 @@ class TargetContract:
             stored = {p.key: p.value for p in onnx.load(output).metadata_props}[QUANTIZATION_KEY]
             assert json.loads(stored) == json.loads(json.dumps(result.record))
             assert result.record["calibration"]["fit_for_accuracy"] is fit
+            import onnxruntime
+
             sessions = [
                 onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (model, output)
             ]
