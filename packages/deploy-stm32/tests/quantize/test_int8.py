@@ -27,8 +27,8 @@ from stdet_deploy_stm32.quantize import int8
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import METADATA_KEY, quantize_onnx
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.settings import ALL_METHODS
-from stdet_deploy_stm32.quantize.steps.smooth import smooth
+from stdet_deploy_stm32.quantize.steps import methods
+from stdet_deploy_stm32.quantize.weights.smoothing import smooth
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]
@@ -122,7 +122,7 @@ def test_minmax_gives_the_scales_of_onnxruntimes_own_pipeline(
         assert np.allclose(ours[name], theirs[name], rtol=1e-6), name
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", methods())
 def test_outputs_stay_close_to_the_float_model(
     saved: Path, tmp_path: Path, section: Section, photos: Photos, method: str
 ) -> None:
@@ -136,7 +136,7 @@ def test_outputs_stay_close_to_the_float_model(
     assert record["sqnr_db"]["output"] == pytest.approx(sqnr, abs=0.5)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("value", [0.0, 114.0])
 def test_constant_activations_do_not_break_calibration(
     saved: Path, tmp_path: Path, section: Section, photos: Photos, method: str, value: float
@@ -521,7 +521,7 @@ def test_smoothquant_helps_where_one_channel_dwarfs_the_others(
 
 @pytest.mark.parametrize(
     ("method", "extra"),
-    [*((method, {}) for method in ALL_METHODS), ("MinMax", {"SequentialMSE": True, "BiasCorrection": True})],
+    [*((method, {}) for method in methods()), ("MinMax", {"SequentialMSE": True, "BiasCorrection": True})],
 )
 def test_memory_does_not_grow_with_the_number_of_images(
     tmp_path: Path, detector: Build, method: str, extra: dict[str, bool]

@@ -174,7 +174,7 @@ from pathlib import Path
 import numpy as np
 from stdet.config.schema import Quantization
 from stdet.interfaces.deploy import CalibrationData, Evaluator
-from stdet_deploy_stm32.bench.host import new_session
+from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 
 model, output, journal, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])

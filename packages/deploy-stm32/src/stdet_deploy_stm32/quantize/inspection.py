@@ -15,7 +15,7 @@ from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.onnx_graph.surgery import consumers, dequantized, graph_inputs, initializers, producers
 from stdet_deploy_stm32.quantize.images import images
-from stdet_deploy_stm32.quantize.ranges.ssd_answers import is_ssd, possible
+from stdet_deploy_stm32.quantize.ranges.ssd_priors import is_ssd, possible
 
 Kind = Literal["activation", "weight"]
 NO_NOISE_DB = 200.0
@@ -154,7 +154,7 @@ def _insert_pair(model: ModelProto, tensor: str, parameters: list[str], is_outpu
 class SqnrMeter:
     """Compares models with the float one on a few images, whose float outputs are computed once.
 
-    Of an SSD's outputs the priors count that can be detections (`ssd_answers.possible`), where there are any.
+    Of an SSD's outputs the priors count that can be detections (`ssd_priors.possible`), where there are any.
     """
 
     def __init__(self, floating: ModelProto, calibration: CalibrationData, count: int) -> None:

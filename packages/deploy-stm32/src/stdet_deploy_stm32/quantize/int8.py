@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from dataclasses import dataclass
@@ -20,24 +19,14 @@ from stdet.export.metadata import QUANTIZATION_KEY, spec_of
 from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.onnx_graph.session import new_session, random_inputs
-from stdet_deploy_stm32.onnx_graph.surgery import graph_inputs, sort_nodes
-from stdet_deploy_stm32.onnx_graph.tail import unlike_joins
-from stdet_deploy_stm32.quantize.form.borders import border_types, pixel_range, set_input_type, set_output_types
+from stdet_deploy_stm32.quantize import steps
+from stdet_deploy_stm32.quantize.form.borders import border_types, set_input_type, set_output_types
 from stdet_deploy_stm32.quantize.form.check import Finding, check_form
-from stdet_deploy_stm32.quantize.form.insert import insert_qdq
-from stdet_deploy_stm32.quantize.form.rewrite import rewrite_into_form
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter
-from stdet_deploy_stm32.quantize.libraries import AIMET, EXTRAS, NNCF
+from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.ranges.plan import plan_activations, without_gradients
-from stdet_deploy_stm32.quantize.ranges.ssd_answers import answer_ranges, is_ssd
-from stdet_deploy_stm32.quantize.settings import SENSITIVITY, Settings, read_options
-from stdet_deploy_stm32.quantize.steps.aimet_rounding import Rounded, round_by_aimet
-from stdet_deploy_stm32.quantize.steps.bias_correction import correct_biases
-from stdet_deploy_stm32.quantize.steps.int4 import int4_weights
-from stdet_deploy_stm32.quantize.steps.nncf_biases import correct_by_nncf
-from stdet_deploy_stm32.quantize.steps.sequential_mse import refit_weights
-from stdet_deploy_stm32.quantize.steps.smooth import smooth
+from stdet_deploy_stm32.quantize.settings import Settings
+from stdet_deploy_stm32.quantize.steps.step import Work
 
 log = logging.getLogger(__name__)
 
@@ -89,81 +78,37 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
         ArtifactError: `model` can't be read.
         QuantizationError: model, images or options don't allow it; the message says what and where.
     """
+    work = _begin(model, calibration, config, progress)
+    record: dict[str, Any] = {}
+    for step in steps.STEPS:
+        record |= step.run(work)
+    return _finish(work, model, record)
+
+
+def _begin(model: Path, calibration: CalibrationData, config: Any, progress: Progress | None) -> Work:
     settings = read_options(config)
     if calibration.count < 1:
         raise QuantizationError(
             f"no calibration images in {calibration.source}", "set dataset.quantization_path to a folder with images"
         )
-    original = floating = prepare(model, settings.target_opset)
-    settings = without_gradients(original, settings)
+    original = prepare(model, settings.target_opset)
     spec = spec_of(original, str(model))
-    if extra := EXTRAS.get(settings.quantizer):
-        extra.load()  # what is missing is told before the work begins
-    if settings.smooth_alpha is not None:
-        floating = smooth(floating, calibration, settings.smooth_alpha, settings.smooth_folding)
-    plan = plan_activations(floating, calibration, settings, progress)
-    floating, ranges, settings = plan.model, plan.ranges, plan.settings
-    narrow, narrow_share = int4_weights(floating, calibration, settings, progress)
-    settings = dataclasses.replace(settings, weight_overrides=(*settings.weight_overrides, *narrow))
-    floating, rounded = _by_library(floating, calibration, settings, progress)
-    if spec is not None:
-        ranges[graph_inputs(floating)[0].name] = pixel_range(spec.preprocess)
-    if settings.method == SENSITIVITY and is_ssd(original):
-        ranges |= answer_ranges(floating, ranges, calibration)
-    # An integer output needs the whole tail quantized; a float one is better off without.
-    joins = unlike_joins(floating, ranges) if settings.output_type == "float" and not settings.nodes else ()
-    quantized = insert_qdq(
-        rounded.model, ranges, dataclasses.replace(rounded.settings, exclude=(*settings.exclude, *joins))
-    )
-    sort_nodes(quantized)
-    rewrite_into_form(quantized, settings.quantize_bias)
-    adjusted = _adjust(floating, quantized, calibration, settings, progress)
-    signal = SqnrMeter(original, calibration, _SQNR_IMAGES)(quantized)
+    if library := steps.libraries().get(settings.quantizer):
+        library.load()  # what is missing is told before the work begins
+    return Work(settings, calibration, progress, original, spec, floating=original)
+
+
+def _finish(work: Work, model: Path, done: dict[str, Any]) -> Int8:
+    """Type the borders, prove the form and write the record."""
+    settings, quantized = work.settings, work.placed()
+    signal = SqnrMeter(work.original, work.calibration, _SQNR_IMAGES)(quantized)
     inside = ModelProto.FromString(quantized.SerializeToString())
     set_input_type(quantized, settings.input_type)
     set_output_types(quantized, settings.output_type)
     findings = check_form(quantized)
     _refuse_unasked(findings, settings)
-    record = (
-        _record(model, calibration, settings, quantized, findings, signal)
-        | {"float_joins": list(joins)}
-        | {"int4": {"tensors": [o.tensor for o in narrow], "share_of_weight_bytes": round(narrow_share, 4)}}
-        | adjusted
-        | rounded.record
-        | plan.record()
-    )
-    return Int8(original, floating, inside, quantized, record)
-
-
-def _by_library(
-    floating: ModelProto, data: CalibrationData, settings: Settings, progress: Progress | None
-) -> tuple[ModelProto, Rounded]:
-    """The float model, and its weights rounded, as the library that serves as quantizer makes them; else as they are."""
-    if settings.quantizer == NNCF.name:
-        floating, corrected = correct_by_nncf(floating, data, settings, progress)
-        return floating, Rounded(
-            floating, settings, {NNCF.name: {"version": NNCF.version(), "biases_corrected": corrected}}
-        )
-    if settings.quantizer == AIMET.name:
-        return floating, round_by_aimet(floating, data, settings, progress)
-    return floating, Rounded(floating, settings, {})
-
-
-def _adjust(
-    floating: ModelProto, quantized: ModelProto, data: CalibrationData, settings: Settings, progress: Progress | None
-) -> dict[str, Any]:
-    """Improve the stored weights, then the biases, as the options say; what was done, for the record."""
-    record: dict[str, Any] = {}
-    if settings.sequential_mse:
-        fixed = {o.tensor for o in settings.weight_overrides if o.scale is not None}
-        costs = refit_weights(floating, quantized, data, fixed, progress)
-        record["refitted"] = {
-            "layers": len(costs),
-            "median_cost": float(np.median(list(costs.values()))) if costs else None,
-        }
-    if settings.bias_correction:
-        record["bias_corrected"] = len(correct_biases(floating, quantized, data, progress))
-    return record
+    record = _record(model, work.calibration, settings, quantized, findings, signal) | done
+    return Int8(work.original, work.floating, inside, quantized, record)
 
 
 def save_int8(made: Int8, output: Path) -> None:
@@ -220,14 +165,15 @@ def _record(
     findings: list[Finding],
     signal: dict[str, float],
 ) -> dict[str, Any]:
-    names = ("quantizer", "method", "percentile", "sensitivity_images", "activation_aware", "equalize", "int16_share",
-             "int4_share", "per_channel", "weight_type", "activation_type", "weight_symmetric", "activation_symmetric",
-             "average_ranges", "quantize_bias", "bias_correction", "sequential_mse",
-             "smooth_alpha", "input_type", "output_type", "target_opset")  # fmt: skip
+    names = ("quantizer", "method", "per_channel", "weight_type", "activation_type", "weight_symmetric",
+             "activation_symmetric", "quantize_bias", "input_type", "output_type", "target_opset")  # fmt: skip
+    options = {name: getattr(settings, name) for name in names}
+    for step in steps.STEPS:
+        options |= step.recorded(settings)
     return {
         "format": "stdet.quantization/1",
         "float_model": {"name": model.name, "sha256": sha256_file(model)},
-        "options": {name: getattr(settings, name) for name in names},
+        "options": options,
         "overrides": [o.tensor for o in (*settings.weight_overrides, *settings.activation_overrides)],
         "calibration": {
             "images": calibration.count,

@@ -1,4 +1,4 @@
-"""Finds the quantization libraries that are installed as extras of this package; nothing else imports them."""
+"""A quantization library that is installed as an extra of this package, and how it is found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stdet.errors import QuantizationError
 
 
 @dataclass(frozen=True)
-class Extra:
+class Library:
     """A library that serves as `quantization.quantizer`.
 
     Attributes:
@@ -76,10 +76,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-# Set while NNCF is imported, NNCF_CI keeps it from sending usage reports to its makers.
-NNCF = Extra("nncf", "NNCF", "nncf", "nncf", (3, 4), {"NNCF_CI": "1"})
-AIMET = Extra("aimet", "AIMET", "aimet-onnx", "aimet_onnx", (2, 42))
-EXTRAS = {extra.name: extra for extra in (NNCF, AIMET)}
-"""By the value of `quantization.quantizer`."""

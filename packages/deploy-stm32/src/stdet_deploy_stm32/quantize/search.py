@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,25 +25,16 @@ from stdet.interfaces.deploy import CalibrationData, Evaluator, Progress
 from stdet.structures import Table
 from stdet_deploy_stm32 import __version__
 from stdet_deploy_stm32.onnx_graph.view import load_model, read_graph
+from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter, rank
 from stdet_deploy_stm32.quantize.int8 import make_int8, save_int8
-from stdet_deploy_stm32.quantize.libraries import EXTRAS
+from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.pictures import plot_search
-from stdet_deploy_stm32.quantize.settings import ALL_METHODS, read_options
 
 log = logging.getLogger(__name__)
 
 TRIAL_FORMAT = "stdet.trial/1"
 _INT16_OPSET = 21
-_IMPROVEMENTS: tuple[dict[str, Any], ...] = (
-    {"ActivationAwareRanges": True},
-    {"BiasCorrection": True},
-    {"SequentialMSE": True},
-    {"SequentialMSE": True, "BiasCorrection": True},
-)
-"""Extra options that cost the device nothing, those first that take least time."""
-_PARTS = (0.25, 0.5, 1.0)
-"""Of `max_int16_share`, tried as `Int16Share`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class Found:
 
 def candidates() -> dict[str, dict[str, Any]]:
     """The int8 recipes by name: what each changes in the `quantization` section."""
-    return {name: {"onnx_quant_parameters": {"calibrate_method": name}} for name in ALL_METHODS}
+    return {name: {"onnx_quant_parameters": {"calibrate_method": name}} for name in steps.methods()}
 
 
 def search(
@@ -74,10 +65,10 @@ def search(
 ) -> Found:
     """Find the recipe with the fewest int16 bytes that loses at most `config.max_drop` points against float.
 
-    All methods are scored. What follows is tried on the best one, and only until the budget holds: `_IMPROVEMENTS`, then
-    `Int16Share`, then int16 for the tensors that a ranking names. Writes `search.json` and `search.png` into `folder`.
-    Scores at most `iterative_quant_parameters.max_trials` models. When nothing is within the budget, the best of what was
-    tried is returned: whoever asked judges it.
+    All methods are scored. What follows is tried on the best one, and only until the budget holds: what the steps try
+    (`Step.tries`, then `Step.int16_tries`), then int16 for the tensors that a ranking names. Writes `search.json` and
+    `search.png` into `folder`. Scores at most `iterative_quant_parameters.max_trials` models. When nothing is within the
+    budget, the best of what was tried is returned: whoever asked judges it.
     """
     run = _Search(model, folder, calibration, config, evaluator, progress)
     floating = run.score("float", lambda: evaluator.score(model), {})["score"]
@@ -110,8 +101,9 @@ def search(
 
 
 def _improve(run: _Search, best: dict[str, Any], target: float) -> None:
-    """The best recipe with each of `_IMPROVEMENTS`."""
-    for extra in _IMPROVEMENTS:
+    """The best recipe with what costs the device nothing, the cheapest first."""
+    tries = sorted((t for step in steps.STEPS for t in step.tries), key=lambda t: t.seconds)
+    for extra in (t.extra for t in tries):
         if run.left() and any(getattr(run.config.onnx_extra_options, k) != v for k, v in extra.items()):
             trial = run.attempt(" + ".join((best["label"], *extra)), _with_extra(best["changes"], extra))
             if trial is not None and trial["score"] >= target:
@@ -119,13 +111,13 @@ def _improve(run: _Search, best: dict[str, Any], target: float) -> None:
 
 
 def _share_int16(run: _Search, best: dict[str, Any], target: float) -> None:
-    """The best recipe with growing `Int16Share`."""
+    """The best recipe with what spends int16 bytes, more and more."""
     most = run.config.iterative_quant_parameters.max_int16_share
-    for share in (part * most for part in _PARTS):
-        if not run.left() or not share:
+    for extra in (e for step in steps.STEPS for e in step.int16_tries(most)):
+        if not run.left():
             return
-        changes = _with_extra(best["changes"], {"Int16Share": share}) | _opset_21(run.config)
-        trial = run.attempt(f"{best['label']} + Int16Share {share:g}", changes)
+        label = " + ".join((best["label"], *(f"{key} {value:g}" for key, value in extra.items())))
+        trial = run.attempt(label, _with_extra(best["changes"], extra) | _opset_21(run.config))
         if trial is None or (trial["int16_share"] <= most and trial["score"] >= target):
             return
         if trial["int16_share"] > most:
@@ -163,8 +155,8 @@ def _int16(changes: dict[str, Any], config: Any, tensors: list[str]) -> dict[str
     return _with_extra(changes, {"activations_tensor_override": override}) | _opset_21(config)
 
 
-def _with_extra(changes: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    return merged(changes, {"onnx_extra_options": extra})
+def _with_extra(changes: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    return merged(changes, {"onnx_extra_options": dict(extra)})
 
 
 def _opset_21(config: Any) -> dict[str, Any]:
@@ -190,9 +182,9 @@ class _Search:
             "metric": self.evaluator.metric,
             "versions": [__version__, onnxruntime.__version__, np.__version__],
         }
-        if extra := EXTRAS.get(self.config.quantizer):
-            extra.load()
-            self.base[extra.name] = extra.version()
+        if library := steps.libraries().get(self.config.quantizer):
+            library.load()
+            self.base[library.name] = library.version()
 
     def left(self) -> int:
         return self.config.iterative_quant_parameters.max_trials - len(self.trials)

@@ -8,7 +8,6 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from stdet.errors import QuantizationError
-from stdet.structures import Preprocess
 from stdet_deploy_stm32.onnx_graph.surgery import (
     add_constant,
     consumers,
@@ -42,20 +41,6 @@ class Affine:
         steps = (old.max - old.min) / (new.max - new.min)
         zero = round((int(self.zero_point) - old.min) / steps) + new.min
         return Affine(np.array(self.scale * steps, np.float32), np.array(zero, kind))
-
-
-def pixel_range(preprocess: Preprocess) -> tuple[float, float]:
-    """What pixels 0..255 become after normalisation: (lowest, highest) of all channels.
-
-    A range from calibration images would depend on whether one of them is black and white enough; with this one an
-    8-bit input of a model with one mean and std is the camera's byte itself.
-    """
-    ends = [
-        ((pixel * preprocess.scale + preprocess.offset) - mean) / std
-        for pixel in (0.0, 255.0)
-        for mean, std in zip(preprocess.mean, preprocess.std, strict=True)
-    ]
-    return min(ends), max(ends)
 
 
 def set_input_type(model: ModelProto, kind: str) -> None:

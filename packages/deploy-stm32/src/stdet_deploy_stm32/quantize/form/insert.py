@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto
-from onnxruntime.quantization import QDQQuantizer
+from onnxruntime.quantization import QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 from onnxruntime.quantization.quant_utils import ONNX_TYPE_TO_NP_TYPE
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.onnx_graph.surgery import initializers
-from stdet_deploy_stm32.quantize.settings import TYPES, Override, Settings, check_names
+from stdet_deploy_stm32.quantize.settings import Override, Settings, check_names
 
+TYPES = {
+    "Int4": QuantType.QInt4, "UInt4": QuantType.QUInt4, "Int8": QuantType.QInt8, "UInt8": QuantType.QUInt8,
+    "Int16": QuantType.QInt16, "UInt16": QuantType.QUInt16,
+}  # fmt: skip
+"""onnxruntime's names of `settings.TYPES`."""
 OP_TYPES = tuple(
     sorted(
         {*QDQRegistry, *QLinearOpsRegistry}

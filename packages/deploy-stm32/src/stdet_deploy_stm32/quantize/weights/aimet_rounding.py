@@ -26,7 +26,7 @@ from stdet_deploy_stm32.onnx_graph.gradients import one_thread
 from stdet_deploy_stm32.onnx_graph.surgery import consumers, graph_inputs, initializers
 from stdet_deploy_stm32.quantize.form.check import channel_axis
 from stdet_deploy_stm32.quantize.images import images, subset
-from stdet_deploy_stm32.quantize.libraries import AIMET
+from stdet_deploy_stm32.quantize.libraries import Library
 from stdet_deploy_stm32.quantize.settings import Override, Settings
 
 IMAGES = 16
@@ -39,17 +39,22 @@ _LAYERS = ("Conv", "Gemm", "MatMul")
 class Rounded:
     """Attributes:
     model: the float model, its weights on the steps that AIMET chose.
-    settings: with the scales of these steps as overrides, so that quantizing `model` changes no weight.
-    record: for the artifact's metadata, under the library's name.
+    scales: these steps beside the overrides of the settings, so that quantizing `model` changes no weight.
+    record: for the artifact's metadata.
     """
 
     model: ModelProto
-    settings: Settings
+    scales: tuple[Override, ...]
     record: dict[str, Any]
 
 
 def round_by_aimet(
-    floating: ModelProto, data: CalibrationData, settings: Settings, progress: Progress | None = None
+    library: Library,
+    floating: ModelProto,
+    data: CalibrationData,
+    settings: Settings,
+    iterations: int,
+    progress: Progress | None = None,
 ) -> Rounded:
     """The weights of `floating` rounded by AdaRound, layer after layer, behind the layers that are rounded already.
 
@@ -57,19 +62,21 @@ def round_by_aimet(
     passes over (shared by several layers, convolutions over one or three axes).
 
     Args:
+        library: AIMET.
+        iterations: of each layer.
         progress: called after each node of the graph.
 
     Raises:
         QuantizationError: AIMET can't be used, or fails on the model; unusable images.
     """
-    aimet = AIMET.load()
-    importlib.import_module(f"{AIMET.module}.common.utils").AimetLogger.set_level_for_all_areas(logging.ERROR)
+    aimet = library.load()
+    importlib.import_module(f"{library.module}.common.utils").AimetLogger.set_level_for_all_areas(logging.ERROR)
     layers = _layers(floating, settings)
     few = subset(data, IMAGES)
     name = graph_inputs(floating)[0].name
     feeds = [{name: image} for image in images(floating, few)]
     try:
-        with _quiet(progress), one_thread(), _seeded():
+        with _quiet(library, progress), one_thread(), _seeded():
             sim = aimet.QuantizationSimModel(_with_plain_results(floating))
             for node, kind in layers:
                 quantizer = sim.qc_quantize_op_dict[node.input[1]]
@@ -77,10 +84,12 @@ def round_by_aimet(
                 quantizer.set_bitwidth(_BITS[kind])
                 quantizer.use_strict_symmetric = True  # -127..127, as everywhere here
             if layers:  # an empty list would mean all
-                aimet.apply_adaround(sim, feeds, settings.adaround_iterations, [node.name for node, _ in layers])
+                aimet.apply_adaround(sim, feeds, iterations, [node.name for node, _ in layers])
     except Exception as error:
-        raise AIMET.failure(error) from error
-    return _taken_over(floating, settings, layers, sim, few.count)
+        raise library.failure(error) from error
+    model, scales, found = _taken_over(floating, settings, layers, sim)
+    record = {"version": library.version(), "iterations": iterations, "images": few.count} | found
+    return Rounded(model, scales, record)
 
 
 def _layers(model: ModelProto, settings: Settings) -> list[tuple[NodeProto, str]]:
@@ -117,9 +126,9 @@ def _with_plain_results(model: ModelProto) -> ModelProto:
 
 
 def _taken_over(
-    floating: ModelProto, settings: Settings, layers: Sequence[tuple[NodeProto, str]], sim: Any, count: int
-) -> Rounded:
-    """`floating` with the weights of `sim` on their steps."""
+    floating: ModelProto, settings: Settings, layers: Sequence[tuple[NodeProto, str]], sim: Any
+) -> tuple[ModelProto, tuple[Override, ...], dict[str, Any]]:
+    """`floating` with the weights of `sim` on their steps, these steps, and what was found."""
     model = ModelProto.FromString(floating.SerializeToString())
     mine, theirs = initializers(model), initializers(sim.model.model)
     overrides = {o.tensor: o for o in settings.weight_overrides}
@@ -146,22 +155,17 @@ def _taken_over(
         mine[name].CopyFrom(numpy_helper.from_array((chosen * step).astype(np.float32), name))
         overrides[name] = Override(name, kind, tuple(map(float, scale)), (0,) * len(scale), axis)
         rounded, moved, weights = rounded + 1, moved + int((chosen != nearest).sum()), weights + before.size
-    record = {
-        "version": AIMET.version(),
-        "iterations": settings.adaround_iterations,
-        "images": count,
+    found = {
         "layers": rounded,
         "share_not_rounded_to_nearest": round(moved / weights, 4) if weights else 0.0,
     }
-    return Rounded(
-        model, dataclasses.replace(settings, weight_overrides=tuple(overrides.values())), {AIMET.name: record}
-    )
+    return model, tuple(overrides.values()), found
 
 
 @contextlib.contextmanager
-def _quiet(progress: Progress | None) -> Iterator[None]:
+def _quiet(library: Library, progress: Progress | None) -> Iterator[None]:
     """AIMET prints nothing, and its progress bar over the nodes becomes `progress`."""
-    module: Any = importlib.import_module(f"{AIMET.module}.adaround.adaround_weight")
+    module: Any = importlib.import_module(f"{library.module}.adaround.adaround_weight")
 
     def counted(items: Iterable[Any]) -> Iterator[Any]:
         known = list(items)

@@ -20,9 +20,10 @@ from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
+from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.settings import ALL_METHODS, read_options
-from stdet_deploy_stm32.quantize.steps.sweep import SWEEP_IMAGES, Sweep
+from stdet_deploy_stm32.quantize.steps import methods
+from stdet_deploy_stm32.quantize.weights.sweep import SWEEP_IMAGES, Sweep
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]
@@ -82,7 +83,7 @@ def test_the_bias_takes_back_what_a_hand_made_layer_loses(
     assert bias.tolist() == [round(10 + lost)]
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", methods())
 def test_rounded_weights_shift_no_channel_whatever_the_method(
     saved: Path, photos: Photos, section: Section, method: str
 ) -> None:

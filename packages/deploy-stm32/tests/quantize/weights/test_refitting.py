@@ -19,9 +19,9 @@ from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
-from stdet_deploy_stm32.quantize.settings import read_options
-from stdet_deploy_stm32.quantize.steps import sequential_mse
-from stdet_deploy_stm32.quantize.steps.sequential_mse import Layer
+from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.weights import refitting
+from stdet_deploy_stm32.quantize.weights.refitting import Layer
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]
@@ -159,7 +159,7 @@ def test_a_scale_is_not_made_smaller_than_the_bias_allows(
 def test_a_layer_too_wide_for_its_matrix_keeps_its_rounding(
     monkeypatch: pytest.MonkeyPatch, saved: Path, photos: Photos, section: Section
 ) -> None:
-    monkeypatch.setattr(sequential_mse, "_WIDEST", 9)
+    monkeypatch.setattr(refitting, "_WIDEST", 9)
     made = make_int8(saved, photos(), section(extra=REFIT))
     plain = make_int8(saved, photos(), section())
     assert made.record["refitted"]["layers"] == 4

@@ -16,10 +16,11 @@ from onnx import ModelProto, numpy_helper
 from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.quantize import int8, libraries
+from stdet_deploy_stm32.quantize import libraries
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
-from stdet_deploy_stm32.quantize.settings import read_options
+from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]
@@ -73,7 +74,7 @@ def test_a_missing_library_is_told_with_the_command_before_the_work_begins(
     saved: Path, tmp_path: Path, section: Section, photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)  # importing it raises ImportError
-    monkeypatch.setattr(int8, "plan_activations", lambda *args: pytest.fail("too late"))
+    monkeypatch.setattr(SensitivityRanges, "run", lambda *args: pytest.fail("too late"))
     with pytest.raises(QuantizationError, match="nncf can't be used") as caught:
         quantize_onnx(saved, tmp_path / "int8.onnx", photos(), section(quantizer="nncf"))
     assert caught.value.hint == "pip install 'stdet-deploy-stm32[nncf]'"

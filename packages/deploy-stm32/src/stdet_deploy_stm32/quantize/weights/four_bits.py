@@ -16,18 +16,19 @@ _PREVIEW = 4
 
 
 def int4_weights(
-    model: ModelProto, data: CalibrationData, settings: Settings, progress: Progress | None = None
+    model: ModelProto, data: CalibrationData, settings: Settings, share: float, progress: Progress | None = None
 ) -> tuple[list[Override], float]:
-    """Weights to store in 4 bits within `settings.int4_share`, and the share of all quantized weights that they are.
+    """Weights to store in 4 bits within `share`, and the share of all quantized weights that they are.
 
     Those whose noise at the output that suffers most is least for the bits saved, when each is rounded alone and the
     float model run on a few images. Weights with an override are left alone.
 
     Args:
         model: float graph.
+        share: of the quantized weights, 0..1.
         progress: called after each weight.
     """
-    if settings.int4_share == 0:
+    if share == 0:
         return [], 0.0
     weights = _quantized_weights(model, settings)
     total = sum(array.size for array, _ in weights.values())
@@ -44,7 +45,7 @@ def int4_weights(
     narrow = 0
     for name in sorted(weights, key=lambda n: noise[n] / weights[n][0].size):
         array, axis = weights[name]
-        if narrow + array.size <= settings.int4_share * total:
+        if narrow + array.size <= share * total:
             chosen.append(Override(name, "Int4", None, None, axis))
             narrow += array.size
     return chosen, narrow / total if total else 0.0

@@ -17,12 +17,14 @@ from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.surgery import dequantized, producers
-from stdet_deploy_stm32.quantize import int8, libraries
+from stdet_deploy_stm32.quantize import libraries
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
-from stdet_deploy_stm32.quantize.settings import read_options
-from stdet_deploy_stm32.quantize.steps import aimet_rounding
-from stdet_deploy_stm32.quantize.steps.aimet_rounding import IMAGES, round_by_aimet
+from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.steps.aimet import AIMET
+from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
+from stdet_deploy_stm32.quantize.weights import aimet_rounding
+from stdet_deploy_stm32.quantize.weights.aimet_rounding import IMAGES, round_by_aimet
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]
@@ -102,7 +104,7 @@ def test_a_missing_library_is_told_with_the_command_before_the_work_begins(
     saved: Path, tmp_path: Path, section: Section, photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "aimet_onnx", None)  # importing it raises ImportError
-    monkeypatch.setattr(int8, "plan_activations", lambda *args: pytest.fail("too late"))
+    monkeypatch.setattr(SensitivityRanges, "run", lambda *args: pytest.fail("too late"))
     with pytest.raises(QuantizationError, match="aimet can't be used") as caught:
         quantize_onnx(saved, tmp_path / "int8.onnx", photos(), section(quantizer="aimet"))
     assert caught.value.hint == "pip install 'stdet-deploy-stm32[aimet]'"
@@ -190,7 +192,7 @@ def test_no_activation_but_relu_follows_a_layer_in_the_graph_that_it_gets(
         helper.make_node("Relu", ["c"], ["y"], "relu"),
     ]  # fmt: skip
     model = graph(nodes, {"w": weight, "w2": weight}, {"x": [1, 3, 16, 16]}, {"y": [1, 3, 16, 16]})
-    round_by_aimet(model, photos(), read_options(section(quantizer="aimet")))
+    round_by_aimet(AIMET, model, photos(), read_options(section(quantizer="aimet")), 3)
     given = fake.asked["graph"].node
     readers = {n.name: [r.op_type for r in given if n.output[0] in r.input] for n in given}
     assert readers["silu_conv"] == ["Identity"]

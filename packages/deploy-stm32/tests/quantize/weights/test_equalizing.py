@@ -8,11 +8,12 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.onnx_graph.gates import floors
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import quantize_onnx
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.steps.equalize import equalize, floors, pairs
+from stdet_deploy_stm32.quantize.weights.equalizing import dominant_pairs, equalize, pairs
 
 Build = Callable[..., ModelProto]
 Photos = Callable[..., CalibrationData]
@@ -118,3 +119,9 @@ def test_floors_are_known_for_both_spellings(uneven: Callable[..., ModelProto]) 
     assert floors(uneven("silu")) == {"c": -8.0}
     assert floors(uneven("hardswish")) == floors(uneven("hardswish in two")) == {"c": -3.0}
     assert floors(uneven("relu")) == {}
+
+
+def test_only_a_pair_that_dominates_is_equalized(detector: Build) -> None:
+    model = detector()
+    assert [p.tensors for p in dominant_pairs(model, {"c1": 2.0, "m1": 2.0, "a2": 5.0})] == [("c1", "m1")]
+    assert dominant_pairs(model, {"c1": 0.5, "m1": 0.5, "a2": 5.0}) == []

@@ -11,7 +11,7 @@ from stdet.export.metadata import write_metadata
 from stdet.interfaces.deploy import CalibrationData
 from stdet.structures import DetectorSpec, Preprocess
 from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter
-from stdet_deploy_stm32.quantize.ranges.ssd_answers import answer_ranges, is_ssd, possible
+from stdet_deploy_stm32.quantize.ranges.ssd_priors import answer_ranges, is_ssd, possible
 
 PRIORS = 5
 OBJECT, BACKGROUND = (0.0, 3.0, -2.0), (80.0, -60.0, -70.0)

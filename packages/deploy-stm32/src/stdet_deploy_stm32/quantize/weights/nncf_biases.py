@@ -21,22 +21,27 @@ from stdet.interfaces.deploy import CalibrationData, Progress
 from stdet_deploy_stm32.onnx_graph.surgery import add_constant, graph_inputs, initializers, prune
 from stdet_deploy_stm32.quantize.form.biases import BIASED
 from stdet_deploy_stm32.quantize.images import images
-from stdet_deploy_stm32.quantize.libraries import NNCF
+from stdet_deploy_stm32.quantize.libraries import Library
 from stdet_deploy_stm32.quantize.settings import Settings
 
 
 def correct_by_nncf(
-    floating: ModelProto, data: CalibrationData, settings: Settings, progress: Progress | None = None
+    library: Library,
+    floating: ModelProto,
+    data: CalibrationData,
+    settings: Settings,
+    progress: Progress | None = None,
 ) -> tuple[ModelProto, int]:
     """`floating` with the biases that NNCF's fast bias correction gives it, and how many of them changed.
 
     Args:
+        library: NNCF.
         progress: called after each image that NNCF reads.
 
     Raises:
         QuantizationError: NNCF can't be used, or fails on the model; unusable images.
     """
-    nncf = NNCF.load()
+    nncf = library.load()
     nncf.set_log_level(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it draws progress bars there, where --json goes
@@ -55,8 +60,8 @@ def correct_by_nncf(
     except QuantizationError:
         raise
     except Exception as error:
-        raise NNCF.failure(error) from error
-    return _with_biases_of(quantized, floating)
+        raise library.failure(error) from error
+    return _with_biases_of(library, quantized, floating)
 
 
 class _Feeds:
@@ -84,7 +89,7 @@ def _left_in_float(model: ModelProto, settings: Settings) -> list[str]:
     return [node.name for node in model.graph.node if not settings.chooses(node)]
 
 
-def _with_biases_of(quantized: ModelProto, floating: ModelProto) -> tuple[ModelProto, int]:
+def _with_biases_of(library: Library, quantized: ModelProto, floating: ModelProto) -> tuple[ModelProto, int]:
     """A copy of `floating` whose layers have the float biases of the layers of the same names in `quantized`."""
     theirs = {node.name: node for node in quantized.graph.node if node.op_type in BIASED}
     values = initializers(quantized)
@@ -97,7 +102,8 @@ def _with_biases_of(quantized: ModelProto, floating: ModelProto) -> tuple[ModelP
         other = theirs.get(node.name)
         if other is None or len(other.input) < 3 or other.input[2] not in values:
             raise QuantizationError(
-                f"NNCF {NNCF.version()} left no float bias at node `{node.name}`, so its correction can't be taken over",
+                f"{library.title} {library.version()} left no float bias at node `{node.name}`, so its correction can't "
+                "be taken over",
                 "use quantization.quantizer: onnx_quantizer with BiasCorrection: True",
             )
         bias = numpy_helper.to_array(constants[node.input[2]])

@@ -17,6 +17,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.onnx_graph.gates import activation
 from stdet_deploy_stm32.onnx_graph.session import watching
 from stdet_deploy_stm32.onnx_graph.surgery import add_constant, consumers, graph_inputs, initializers, sort_nodes
 from stdet_deploy_stm32.quantize.images import images
@@ -55,7 +56,7 @@ def pairs(model: ModelProto) -> list[Pair]:
     for node in model.graph.node:
         if node.op_type != "Conv" or not own(node):
             continue
-        gate, tensors = _activation(node.output[0], uses)
+        gate, tensors = activation(node.output[0], uses)
         readers = uses.get(tensors[-1], [])
         if (
             outputs.isdisjoint(tensors)
@@ -64,21 +65,6 @@ def pairs(model: ModelProto) -> list[Pair]:
         ):
             found.append(Pair(node, gate, tensors, tuple(readers)))
     return found
-
-
-def _activation(name: str, uses: dict[str, list[NodeProto]]) -> tuple[NodeProto | None, tuple[str, ...]]:
-    """The gate behind tensor `name` and the tensors up to the activation's result; `name` alone when it has none."""
-    readers = uses.get(name, [])
-    types = sorted(r.op_type for r in readers)
-    if types == ["Relu"]:
-        return None, (name, readers[0].output[0])
-    if types == ["HardSwish"]:
-        return readers[0], (name, readers[0].output[0])
-    if types in (["Mul", "Sigmoid"], ["HardSigmoid", "Mul"]):
-        gate, product = sorted(readers, key=lambda r: r.op_type == "Mul")
-        if sorted(product.input) == sorted([name, gate.output[0]]) and len(uses[gate.output[0]]) == 1:
-            return gate, (name, product.output[0])
-    return None, (name,)
 
 
 def _splits(reader: NodeProto, constants: dict[str, TensorProto]) -> bool:
@@ -105,18 +91,6 @@ def dominant_pairs(model: ModelProto, errors: Mapping[str, float]) -> list[Pair]
         chosen.append(pair)
         remaining -= loss
     return chosen
-
-
-def floors(model: ModelProto) -> dict[str, float]:
-    """Inputs of SiLU and HardSwish, and the value below which the result is 0 or next to it: -8 and -3."""
-    uses = consumers(model)
-    found = {}
-    for node in model.graph.node:
-        for name in node.output:
-            gate, _ = _activation(name, uses)
-            if gate is not None:
-                found[name] = -8.0 if gate.op_type == "Sigmoid" else -3.0
-    return found
 
 
 def equalize(

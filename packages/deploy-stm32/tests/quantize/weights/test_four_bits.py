@@ -15,9 +15,9 @@ from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import asked_deviations, quantize_onnx
+from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.quantize.settings import read_options
-from stdet_deploy_stm32.quantize.steps.int4 import int4_weights
+from stdet_deploy_stm32.quantize.weights.four_bits import int4_weights
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]
@@ -52,7 +52,7 @@ def test_the_weights_that_cost_least_by_byte_become_int4_within_the_share(
     saved: Path, photos: Photos, section: Section, share: float
 ) -> None:
     model = prepare(saved, 21)
-    chosen, used = int4_weights(model, photos(), read_options(section(target_opset=21, extra={"Int4Share": share})))
+    chosen, used = int4_weights(model, photos(), read_options(section(target_opset=21)), share)
     expected, taken = [], 0
     for name in sorted(SIZES, key=lambda n: noise(model, n, photos()) / SIZES[n]):
         if taken + SIZES[name] <= share * 400:
@@ -96,8 +96,8 @@ def test_excluded_and_overridden_weights_are_left_alone(saved: Path, photos: Pho
     options = section(
         target_opset=21,
         params={"nodes_to_exclude": ["stem"]},
-        extra={"Int4Share": 1.0, "weights_tensor_override": override},
+        extra={"weights_tensor_override": override},
     )
-    chosen, used = int4_weights(prepare(saved, 21), photos(), read_options(options))
+    chosen, used = int4_weights(prepare(saved, 21), photos(), read_options(options), 1.0)
     assert {o.tensor for o in chosen} == {"w1", "w2", "w4"}
     assert used == pytest.approx((72 + 64 + 16) / 184)
