@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stdet.data.loader import EvalLoader
 from stdet.evaluation.coco import evaluate
-from stdet.evaluation.drop import DropReport, compare
+from stdet.evaluation.drop import DropReport, Verdict, compare
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates, OutputPart
 from stdet.structures import Annotation, Preprocess, Thresholds
@@ -122,3 +122,25 @@ def test_float_and_int8_score_what_the_evaluation_scores() -> None:
     document = json.loads(json.dumps(found.to_dict()))
     assert document["format"] == "stdet.drop/2"
     assert document["thresholds"] == {"confidence": 0.01, "nms_iou": 0.65, "max_detections": None}
+
+
+def test_a_verdict_is_within_the_budget_up_to_the_budget_itself_and_says_so_in_the_file() -> None:
+    found = report(True, swap=(0,))
+    lost = found.points["AP50"]
+    assert lost > 0
+    assert Verdict(found, {"part": "classes"}, lost).within_budget
+    over = Verdict(found, {"part": "classes"}, lost - 1e-3)
+    assert not over.within_budget
+    assert over.in_words.startswith(f"{lost:.2f} points of AP50 against float (1.0000 to ")
+    assert over.in_short() == {
+        "metric": "AP50",
+        "max_drop": lost - 1e-3,
+        "within_budget": False,
+        "dataset_sha256": found.dataset_sha256,
+        "thresholds": {"confidence": 0.01, "nms_iou": 0.65, "max_detections": None},
+        "float": found.floating["AP50"],
+        "int8": found.quantized["AP50"],
+    }
+    assert over.to_dict() == found.to_dict() | {
+        "worst": {"part": "classes"}, "max_drop": lost - 1e-3, "within_budget": False,
+    }  # fmt: skip

@@ -153,6 +153,10 @@ def test_the_mode_writes_file_ranking_and_picture(
     assert {t["tensor"] for t in document["tensors"]} >= {"w0", "image", "m1"}
     assert {p.name for p in out.parent.iterdir()} == {"q.onnx", "inspection.json", "inspection.png"}
     assert result.record["worst_tensors"][0]["tensor"] == document["tensors"][0]["tensor"]
+    first = document["tensors"][0]
+    assert result.worst["layer"].startswith(f"{first['layer']} ({first['op_type']}; {first['tensor']} alone: ")
+    signal = result.record["sqnr_db"]
+    assert result.worst["output"] == f"{min(signal, key=signal.get)} ({min(signal.values()):.1f} dB)"
     assert any(table.columns[-1] == "AP50" for table in result.tables)
     stored = {p.key: p.value for p in onnx.load(out).metadata_props}["stdet.quantization"]
     assert json.loads(stored) == json.loads(json.dumps(result.record))

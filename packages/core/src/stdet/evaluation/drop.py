@@ -82,7 +82,7 @@ class Verdict:
     """Whether int8 keeps to a budget.
 
     Attributes:
-        worst: the output, part, class and layer that lost most, each in words.
+        worst: what lost most, in words: the part of the outputs, the class, and what the target found.
         max_drop: the most points of `report.metric` that it may lose.
     """
 

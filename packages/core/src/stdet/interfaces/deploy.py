@@ -125,10 +125,12 @@ class QuantizationResult:
     """Attributes:
     record: what was done (method, tool versions, calibration), JSON-able; also stored in the file's metadata.
     tables: what people should see of it.
+    worst: what lost most by the target's own measure, in words, by what it is: `output`, `layer`, ...
     """
 
     record: dict[str, Any]
     tables: tuple[Table, ...] = ()
+    worst: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

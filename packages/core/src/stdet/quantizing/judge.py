@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
@@ -90,23 +89,12 @@ def _loader(builder: Builder, spec: DetectorSpec, dataset: DetectionDataset) -> 
     return EvalLoader(dataset, spec.preprocess, config.training.batch_size, config.dataset.num_workers)
 
 
-def worst_of(report: DropReport, record: dict[str, Any]) -> dict[str, str]:
-    """The output, part, class and layer that lost most, each in words; `record` is the target's.
-
-    The output is that with the least signal to noise; the layer that whose tensor alone does most damage.
-    """
-    worst: dict[str, str] = {}
-    if signal := record.get("sqnr_db"):
-        output = min(signal, key=lambda name: signal[name])
-        worst["output"] = f"{output} ({signal[output]:.1f} dB)"
+def worst_of(report: DropReport) -> dict[str, str]:
+    """The part of the outputs and the class that lost most, in words."""
     part = max(report.parts, key=lambda p: p.alone.get(report.metric, 0.0))
-    worst["part"] = f"{part.part} of {part.output} ({part.alone.get(report.metric, 0.0):+.2f} points alone)"
+    worst = {"part": f"{part.part} of {part.output} ({part.alone.get(report.metric, 0.0):+.2f} points alone)"}
     for name, row in list(report.per_class.items())[:1]:
         worst["class"] = f"{name} ({100 * row['float']:.1f} to {100 * row['int8']:.1f})"
-    for tensor in record.get("worst_tensors", [])[:1]:
-        worst["layer"] = (
-            f"{tensor['layer']} ({tensor['op_type']}; {tensor['tensor']} alone: {tensor['sqnr_db']:.1f} dB)"
-        )
     return worst
 
 

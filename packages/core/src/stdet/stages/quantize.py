@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from stdet.artifacts import ModelFile, write_json
 from stdet.errors import Rejected
 from stdet.evaluation.drop import Verdict
 from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, copy_with_property, read_spec
 from stdet.interfaces.dataset import DetectionDataset
-from stdet.interfaces.deploy import CalibrationData, Evaluator
+from stdet.interfaces.deploy import CalibrationData, Evaluator, QuantizationResult
 from stdet.quantizing import doctor, images, judge
 from stdet.quantizing.choice import choose
 from stdet.runs.results import NotQuantized, Quantized
@@ -25,9 +24,9 @@ def quantize(run: Run) -> None:
     config = run.builder.config.quantization
     path = run.folder / config.export_dir / f"{source.path.stem}_qdq_int8.onnx"
     if config.operating_mode == "normalise":
-        record = _into_int8(run, source.path, path, None, None)
+        made = _into_int8(run, source.path, path, None, None)
         run.model = ModelFile(path, "int8")
-        run.record.add(Quantized(run.model, path.stat().st_size, None, record))
+        run.record.add(Quantized(run.model, path.stat().st_size, None, made.record))
         return
     spec = onnx_spec(run, source.path)
     evaluation = judge.evaluation_set(run.builder, spec)
@@ -37,13 +36,13 @@ def quantize(run: Run) -> None:
         journal = run.folder.parent / "quantization_journal"
         evaluator = judge.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
     unjudged = path if config.max_drop is None else path.with_name(f"{path.stem}_unjudged.onnx")
-    record = _into_int8(run, source.path, unjudged, calibration, evaluator)
+    made = _into_int8(run, source.path, unjudged, calibration, evaluator)
     run.float_onnx, run.model, verdict = source, ModelFile(path, "int8"), None
     if config.max_drop is not None:
         assert evaluation is not None  # the config was checked for it
-        run.model, verdict = _judge(run, spec, source, unjudged, path, evaluation, record)
+        run.model, verdict = _judge(run, spec, source, unjudged, path, evaluation, made.worst)
     kept = run.model.path
-    run.record.add(Quantized(run.model, kept.stat().st_size, source, record, verdict))
+    run.record.add(Quantized(run.model, kept.stat().st_size, source, made.record, verdict))
     if verdict is not None and not verdict.within_budget:
         raise Rejected(
             f"int8 loses {verdict.in_words}; quantization.max_drop is {config.max_drop:g}",
@@ -67,7 +66,7 @@ def _calibration(run: Run, source: Path, spec: DetectorSpec, evaluation: Detecti
 
 def _into_int8(
     run: Run, source: Path, path: Path, calibration: CalibrationData | None, evaluator: Evaluator | None
-) -> dict[str, Any]:
+) -> QuantizationResult:
     """Let the target quantize, and keep what it has to say."""
     try:
         result = run.builder.target().quantize(
@@ -83,7 +82,7 @@ def _into_int8(
         run.record.add(NotQuantized(error.message, error.record))
         raise
     run.record.tables += result.tables
-    return result.record
+    return result
 
 
 def _judge(
@@ -93,14 +92,14 @@ def _judge(
     unjudged: Path,
     path: Path,
     evaluation: DetectionDataset,
-    record: dict[str, Any],
+    worst: dict[str, str],
 ) -> tuple[ModelFile, Verdict]:
     """Compare float and int8, give the file the name that it deserves, and put the verdict into its metadata."""
     max_drop = run.builder.config.quantization.max_drop
     assert max_drop is not None
     made = ModelFile(unjudged, "int8")
     report = judge.compare_forms(run.builder, spec, source, made, evaluation, run.reporter)
-    verdict = Verdict(report, judge.worst_of(report, record), max_drop)
+    verdict = Verdict(report, worst | judge.worst_of(report), max_drop)
     run.record.tables += judge.drop_tables(verdict)
     write_json(run.folder / "reports" / "quantization_drop.json", verdict.to_dict())
     named = path if verdict.within_budget else path.with_name(f"{path.stem}_over_budget.onnx")

@@ -79,7 +79,7 @@ def _default(job: Job) -> QuantizationResult:
     if job.config.max_drop is not None:
         tables.append(_worst_into(made, job))
     save_int8(made, job.output)
-    return QuantizationResult(made.record, tuple(tables))
+    return QuantizationResult(made.record, tuple(tables), worst_of(made.record))
 
 
 def _inspection(job: Job) -> QuantizationResult:
@@ -116,7 +116,8 @@ def _inspection(job: Job) -> QuantizationResult:
     save_int8(made, job.output)
     rows = [[name, *(f"{value:.1f}" for value in sqnr.values())] for name, sqnr in groups.items()]
     summary = Table("SQNR of the outputs, dB", ["quantized", *next(iter(groups.values()))], rows)
-    return QuantizationResult(made.record, (*tables, summary, _ranking_table(effects, metric)))
+    tables += [summary, _ranking_table(effects, metric)]
+    return QuantizationResult(made.record, tuple(tables), worst_of(made.record))
 
 
 def _full_auto(job: Job) -> QuantizationResult:
@@ -131,7 +132,7 @@ def _full_auto(job: Job) -> QuantizationResult:
     made.record["search"] = found.document
     tables = [_examined(made, job), found.table, made_table(made.record), _worst_into(made, job)]
     save_int8(made, job.output)
-    return QuantizationResult(made.record, tuple(tables))
+    return QuantizationResult(made.record, tuple(tables), worst_of(made.record))
 
 
 def _normalise(job: Job) -> QuantizationResult:
@@ -184,6 +185,17 @@ def made_table(record: dict[str, Any]) -> Table:
         text = f"{found[share]:.1%} of their bytes, {len(found['tensors'])} tensors" if found["tensors"] else "none"
         rows.append([f"{kind} {what}", "all" if general.endswith(kind) else text])
     return Table("the int8 file", ["what", "found"], rows)
+
+
+def worst_of(record: dict[str, Any]) -> dict[str, str]:
+    """The output with the least signal to noise and, where tensors were ranked, the layer of the worst one, in words."""
+    signal = record["sqnr_db"]
+    output = min(signal, key=lambda name: signal[name])
+    worst = {"output": f"{output} ({signal[output]:.1f} dB)"}
+    for tensor in record.get("worst_tensors", [])[:1]:
+        alone = f"{tensor['tensor']} alone: {tensor['sqnr_db']:.1f} dB"
+        worst["layer"] = f"{tensor['layer']} ({tensor['op_type']}; {alone})"
+    return worst
 
 
 def _worst_into(made: Int8, job: Job) -> Table:
