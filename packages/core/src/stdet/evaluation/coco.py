@@ -123,11 +123,10 @@ def evaluate(
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
 
     Raises:
-        DataError: there is nothing to evaluate on, or an image can't be read.
+        DataError: there is nothing to evaluate on, see `check_scorable`, or an image can't be read.
         ModelError: the model scores another number of classes than `dataset` has.
     """
-    if not len(dataset):
-        raise DataError("the evaluation set holds no image", "check the test and val paths of the dataset section")
+    check_scorable(dataset)
     started = time.perf_counter()
     loader = EvalLoader(dataset, preprocess, batch_size, num_workers, list(range(rank(), len(dataset), world_size())))
     choose = chooser(thresholds)
@@ -144,6 +143,31 @@ def evaluate(
         time.perf_counter() - started,
         dict(model or {}),
         scored.curves,
+    )
+
+
+def check_scorable(dataset: DetectionDataset, split: str = "evaluation") -> None:
+    """Check that there is an object to find: without one no metric has a value.
+
+    Args:
+        split: what to call the set.
+
+    Raises:
+        DataError: no image, or no object that counts.
+    """
+    if not len(dataset):
+        raise DataError(f"the {split} set holds no image", "check the test and val paths of the dataset section")
+    ignored = 0
+    for index in range(len(dataset)):
+        ignore = dataset.annotation(index).ignore
+        if not ignore.all():
+            return
+        ignored += len(ignore)
+    left_out = "".join(f"; {note}" for note in dataset.notes)
+    raise DataError(
+        f"the {split} set has nothing to score: {len(dataset)} images with no object but {ignored} that are marked "
+        f"{dataset.ignored}{left_out}",
+        "give a set with annotated objects of the model's classes: without one no epoch is the best, and no model better",
     )
 
 

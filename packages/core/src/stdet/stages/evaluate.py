@@ -13,6 +13,7 @@ from stdet.extras import has
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.nn.distributed import is_main
 from stdet.runs.results import Evaluated, evaluation_name
+from stdet.stages.data import open_for_scoring
 from stdet.stages.models import model_file, predictor_of
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
@@ -29,7 +30,7 @@ def evaluate(run: Run) -> None:
     if source is not None and source.is_onnx and is_unfit_for_accuracy(source.path):
         run.reporter.note(f"{source.path.name} was calibrated on noise: its score says nothing about int8")
     split = run.builder.evaluation_split()
-    dataset = run.builder.dataset(split, spec.class_names, spec=spec)
+    dataset = open_for_scoring(run, split, spec)
     report = score(run, predictor, spec, dataset, split, source)
     if not is_main():
         return

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from stdet.artifacts import ModelFile, write_json
 from stdet.build import flat_settings
-from stdet.engine.checkpoint import read_checkpoint, seed_everything
+from stdet.engine.checkpoint import read_checkpoint, seed_everything, spec_of
 from stdet.engine.trainer import Trainer
+from stdet.errors import ArtifactError
 from stdet.evaluation.plots import plot_history
 from stdet.evaluation.predictors import TorchPredictor
 from stdet.extras import has
@@ -20,6 +21,7 @@ from stdet.nn.distributed import from_main, is_main
 from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights, read_state_dict
 from stdet.runs.results import Trained
+from stdet.stages.data import open_for_scoring, open_for_training
 from stdet.stages.models import published
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
@@ -30,9 +32,11 @@ def train(run: Run) -> None:
     """Train, leave checkpoints, curves and `history.json`; the run's model becomes the best checkpoint."""
     builder, config = run.builder, run.builder.config
     seed_everything(config.general.global_seed)
-    train_set = builder.dataset("train", builder.class_names())
+    train_set = open_for_training(run)
     spec = builder.spec(train_set.class_names)
-    validation = builder.dataset("val", spec.class_names)
+    validation = open_for_scoring(run, "val", spec)
+    if config.operation_mode != "training" and builder.evaluation_split() != "val":
+        open_for_scoring(run, builder.evaluation_split(), spec)  # what a chain scores on later is wrong now or never
     detector = builder.detector(spec)
     detector.use_training_options(config.options.training)
     resume = from_main(lambda: _resume_path(run))
@@ -94,12 +98,26 @@ def _start_weights(run: Run, detector: Detector) -> None:
         path, backbone = published(run)
     if path is None:
         return
-    summary = (
-        f"{detector.load_backbone(read_state_dict(path))}, from {path}"
-        if backbone
-        else load_weights(detector, path).summary()
-    )
-    run.reporter.note(summary)
+    if backbone:
+        run.reporter.note(f"{detector.load_backbone(read_state_dict(path))}, from {path}")
+        return
+    report = load_weights(detector, path)
+    run.reporter.note(report.summary())
+    theirs, ours = _class_names(path), detector.spec.class_names
+    if theirs is not None and theirs != ours and not report.skipped:
+        renamed = [f"{old} -> {new}" for old, new in zip(theirs, ours, strict=True) if old != new]
+        run.reporter.note(
+            f"the class head of {path} was trained for other names and is taken as it is: {', '.join(renamed[:5])}"
+            + (f" and {len(renamed) - 5} more" if len(renamed) > 5 else "")
+        )
+
+
+def _class_names(weights: Path) -> tuple[str, ...] | None:
+    """Of a checkpoint of ours; other files don't say theirs."""
+    try:
+        return spec_of(read_checkpoint(weights)).class_names
+    except ArtifactError:
+        return None
 
 
 def _validate(run: Run, model: Detector, dataset: DetectionDataset) -> Mapping[str, float]:
