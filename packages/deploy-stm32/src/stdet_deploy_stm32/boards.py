@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from stdet.interfaces.deploy import Overflow
+
+KIB = 1024
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -15,10 +19,22 @@ class Pool:
     Attributes:
         name: as in ST's memory-pool files.
         kib: size, KiB.
+        address: where it starts; None when not known.
+        cycles_per_byte: what the compiler reckons an access with; None when not known.
     """
 
     name: str
     kib: int
+    address: int | None = None
+    cycles_per_byte: float | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A contiguous piece of internal RAM: neighbouring pools that are equally fast; `bytes` is its size."""
+
+    name: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Board:
         flash_kib: internal flash, KiB; 0 where there is none.
         npu: neural accelerator, empty when there is none.
         external_ram_kib, external_flash_kib: on the board, KiB; slower.
+        measured: the coefficients of the latency formula come from figures of this very board.
         sources: where these facts were read.
     """
 
@@ -46,7 +63,13 @@ class Board:
     npu_clock_mhz: int | None = None
     external_ram_kib: int = 0
     external_flash_kib: int = 0
+    measured: bool = False
     pools: tuple[Pool, ...] = ()
+
+    @property
+    def latency_model(self) -> str:
+        """Which formula gives its latency, as `bench.latency` names it; there may be none of that name."""
+        return "neural-art" if self.npu else self.cpu.lower()
 
     def summary(self) -> str:
         """One line for lists."""
@@ -56,24 +79,64 @@ class Board:
         npu = f" + {self.npu} NPU" if self.npu else ""
         return f"{self.cpu} {self.clock_mhz} MHz{npu}, {self.ram_kib} KiB RAM, {flash}"
 
-    def fit(self, weights_bytes: int, activations_bytes: int) -> tuple[str, ...]:
-        """Says for both numbers whether they fit into internal memory, fit only with external memory, or don't fit."""
-        return (
-            *_fit("weights", weights_bytes, "flash", self.flash_kib, self.external_flash_kib),
-            *_fit("activations", activations_bytes, "RAM", self.ram_kib, self.external_ram_kib),
+    def regions(self) -> tuple[Region, ...]:
+        """The pools, with those joined that follow each other and are equally fast; largest first."""
+        joined: list[list[Pool]] = []
+        for pool in sorted(self.pools, key=lambda p: (p.address is None, p.address or 0)):
+            before = joined[-1][-1] if joined else None
+            if before and _follows(before, pool):
+                joined[-1].append(pool)
+            else:
+                joined.append([pool])
+        regions = [Region(" + ".join(p.name for p in pools), sum(p.kib for p in pools) * KIB) for pools in joined]
+        return tuple(sorted(regions, key=lambda region: -region.bytes))
+
+    def fit(
+        self, weights_bytes: int, internal_bytes: int, external_bytes: int
+    ) -> tuple[bool | None, tuple[Overflow, ...]]:
+        """Whether weights and activations find room, and which memory is too small.
+
+        Args:
+            internal_bytes, external_bytes: of activations, in RAM inside and outside; outside is what finds no room inside.
+        """
+        if self.ram_kib is None or self.flash_kib is None:
+            return None, ()
+        overflows = []
+        flash = (self.flash_kib + self.external_flash_kib) * KIB
+        if weights_bytes > flash:
+            overflows.append(Overflow("flash", weights_bytes, flash))
+        if external_bytes > self.external_ram_kib * KIB:
+            if self.external_ram_kib:
+                overflows.append(Overflow("external RAM", external_bytes, self.external_ram_kib * KIB))
+            else:
+                overflows.append(Overflow("internal RAM", internal_bytes + external_bytes, self.ram_kib * KIB))
+        return not overflows, tuple(overflows)
+
+    def memory_notes(self, weights_bytes: int, internal_bytes: int, external_bytes: int) -> tuple[str, ...]:
+        """Says for weights and activations whether they fit into internal memory, need external memory, or don't fit."""
+        if self.ram_kib is None or self.flash_kib is None:
+            return ()
+        _, overflows = self.fit(weights_bytes, internal_bytes, external_bytes)
+        missing = tuple(
+            f"DOES NOT FIT: {o.memory} needed {o.needed_bytes / KIB:.1f} KiB, there are {o.available_bytes / KIB:.0f} KiB: "
+            f"{(o.needed_bytes - o.available_bytes) / KIB:.1f} KiB too little"
+            for o in overflows
         )
+        notes = []
+        if not any(o.memory == "flash" for o in overflows):
+            where = "external" if weights_bytes > self.flash_kib * KIB else "internal"
+            notes.append(f"weights {weights_bytes / KIB:.1f} KiB fit into {where} flash")
+        if external_bytes and not any("RAM" in o.memory for o in overflows):
+            notes.append(f"activations: {external_bytes / KIB:.1f} KiB of them need external RAM, which is slow")
+        elif not external_bytes:
+            notes.append(f"activations {internal_bytes / KIB:.1f} KiB fit into the {self.ram_kib} KiB of internal RAM")
+        return (*missing, *notes)
 
 
-def _fit(what: str, size: int, memory: str, internal_kib: int | None, external_kib: int) -> tuple[str, ...]:
-    if internal_kib is None:
-        return ()
-    kib = size / 1024
-    if kib <= internal_kib:
-        return (f"{what} {kib:.1f} KiB fit into the {internal_kib} KiB of internal {memory}",)
-    inside = f"the {internal_kib} KiB of internal {memory}" if internal_kib else f"internal {memory}: there is none"
-    if kib <= internal_kib + external_kib:
-        return (f"{what} {kib:.1f} KiB need external {memory} ({inside})",)
-    return (f"{what} {kib:.1f} KiB DO NOT FIT: {internal_kib + external_kib} KiB of {memory} on the board",)
+def _follows(before: Pool, pool: Pool) -> bool:
+    if before.address is None or pool.address is None:
+        return False
+    return before.address + before.kib * KIB == pool.address and before.cycles_per_byte == pool.cycles_per_byte
 
 
 @cache

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from stdet_deploy_stm32.bench.estimate import layer_costs
-from stdet_deploy_stm32.onnx_graph.view import read_graph
+from stdet_deploy_stm32.bench.kernels import kernels
+from stdet_deploy_stm32.bench.macc import KernelCost, costs
+from stdet_deploy_stm32.onnx_graph.view import Graph, read_graph
 
 Build = Callable[..., ModelProto]
+
+
+def layer_costs(view: Graph) -> list[KernelCost]:
+    return costs(view, kernels(view))
 
 
 def test_a_transposed_convolution_counts_each_input_pixel_with_each_tap(graph: Build) -> None:
@@ -55,8 +60,9 @@ def test_shape_arithmetic_of_exporters_is_folded_and_a_view_costs_nothing(graph:
         "w": np.ones((12, 2), np.float32),
     }
     model = graph(nodes, constants, {"x": ["batch", 3, 2, 2]}, {"y": ["batch", 2]})
-    table = layer_costs(read_graph(model))
-    assert [(row.op_type, row.macc) for row in table] == [("MatMul", 24)]
+    view = read_graph(model)
+    assert [layer.op_type for layer in view.layers] == ["MatMul"]
+    assert [row.macc for row in layer_costs(view)] == [24]
 
 
 def test_a_weight_that_two_layers_share_is_stored_once(graph: Build) -> None:

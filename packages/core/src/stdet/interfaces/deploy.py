@@ -18,6 +18,20 @@ LatencyKind = Literal["measured", "vendor_estimate", "model", "none"]
 
 
 @dataclass(frozen=True)
+class Overflow:
+    """A memory that is too small for a model.
+
+    Attributes:
+        memory: which, as people call it: `internal RAM`, `external RAM`, `flash`, or the name of a pool.
+        needed_bytes, available_bytes: the first is larger.
+    """
+
+    memory: str
+    needed_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """What a backend found out about a model. Every latency says what it is; None means not known, never zero.
 
@@ -25,13 +39,19 @@ class BenchReport:
         model: file name; `sha256` of the file beside it.
         backend: which backend; `tool` and `version` say what produced the numbers.
         weights_bytes, activations_bytes, io_bytes: int8 memory, bytes.
+        activations_internal_bytes, activations_external_bytes: what of the activations lies in the chip's own RAM, and what
+            in RAM outside of it, each at its fullest.
         parameters: number of weights and biases.
         macc: multiply-accumulates of one inference.
         latency_ms: median; p10 and p90 beside it where measured.
         latency_kind: `measured`, `vendor_estimate`, `model` (ours, from a formula) or `none`.
         device: what the latency holds for, such as `host CPU` or `STM32N6570-DK`.
         threads: CPU threads used for a measured latency.
+        latency_reason: why there is no latency, where one could be expected.
         uncertainty_percent: by how much an estimate may be off, either way.
+        fits: whether the device has room; None when nothing is known of its memory. `overflows` says what is too small.
+        operators: number of operators by the processor that runs them, such as `NPU`, `CPU` and `depends`.
+        provenance: what the numbers rest on, in a sentence.
         notes: remarks for people.
         details: backend-specific values for scripts.
     """
@@ -44,6 +64,8 @@ class BenchReport:
     parameters: int | None = None
     weights_bytes: int | None = None
     activations_bytes: int | None = None
+    activations_internal_bytes: int | None = None
+    activations_external_bytes: int | None = None
     io_bytes: int | None = None
     macc: int | None = None
     latency_ms: float | None = None
@@ -52,7 +74,12 @@ class BenchReport:
     latency_kind: LatencyKind = "none"
     device: str = ""
     threads: int | None = None
+    latency_reason: str = ""
     uncertainty_percent: float | None = None
+    fits: bool | None = None
+    overflows: tuple[Overflow, ...] = ()
+    operators: dict[str, int] = field(default_factory=dict)
+    provenance: str = ""
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 

@@ -1,107 +1,80 @@
-"""Memory and arithmetic of a model, counted from its graph. No latency: these numbers need no board and no tool."""
+"""Memory, work and latency of a model on a board, from its graph alone: no tool, no board, no run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stdet.artifacts import sha256_file
+from stdet.errors import ModelError
 from stdet.interfaces.deploy import BenchReport
 from stdet_deploy_stm32 import __version__
-from stdet_deploy_stm32.bench.arena import plan
+from stdet_deploy_stm32.bench import cortex_m, neural_art
+from stdet_deploy_stm32.bench.kernels import Kernel, kernels
+from stdet_deploy_stm32.bench.latency import LatencyModel, latency_models
+from stdet_deploy_stm32.bench.macc import KernelCost, costs
+from stdet_deploy_stm32.bench.operators import Verdict, lint, untimed
 from stdet_deploy_stm32.boards import Board
-from stdet_deploy_stm32.onnx_graph.view import Graph, Layer, load_model, read_graph
+from stdet_deploy_stm32.onnx_graph.view import Graph, load_model, read_graph
 
-BIAS_BYTES = 4
-"""Biases are int32 on the device."""
-
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
-_DENSE = ("Gemm", "MatMul")
+KIB = 1024
+EXTRAPOLATION = 2.0
+"""Times the largest count of slow elements among the published rows; beyond it the formula was three to four times off."""
+OTHER_BOARD_PERCENT = 12.0
+"""Added to the error on boards that share the core with the one that was measured: as far as an STM32F769 was off."""
+_UNMEASURED = ("MatMul", "Gemm", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Gelu", "Erf", "Exp",
+               "LSTM", "GRU", "RNN")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LayerCost:
-    """What one layer costs.
+class Plan:
+    """What a network needs on a processor.
 
     Attributes:
-        name, op_type: of the layer.
-        output_shape: of its first output.
-        parameters: weights and biases, elements.
         weights_bytes: flash.
-        macc: multiply-accumulates.
+        internal_bytes, external_bytes: RAM inside and outside, each at its fullest.
+        memory: bytes inside and outside at each kernel and at the end.
+        cycles: of each kernel; None where no formula holds, and then `reason` says why.
+        clock_mhz: that the cycles are of.
+        regime: which error of the formula holds.
+        verdicts: on each kernel, on a chip with an NPU.
     """
 
-    name: str
-    op_type: str
-    output_shape: tuple[int, ...]
-    parameters: int
     weights_bytes: int
-    macc: int
-
-
-def macc(graph: Graph, layer: Layer) -> int:
-    """Multiply-accumulates of one inference: dense count of Conv, ConvTranspose, Gemm and MatMul, plus one for each
-    output element that gets a bias. Padding is counted like any pixel; all other operators count nothing.
-    """
-    if layer.op_type in _CONVOLUTIONS:
-        kernel = graph.shapes[layer.inputs[1]]
-        per_element = math.prod(kernel[1:])  # Conv: (out, in / groups, k...); ConvTranspose: (in, out / groups, k...)
-        swept = layer.outputs[0] if layer.op_type == "Conv" else layer.inputs[0]
-        products = graph.elements(swept) * per_element
-    elif layer.op_type in _DENSE:
-        transposed = layer.op_type == "Gemm" and layer.attributes.get("transA", 0)
-        summed = layer.input_shapes[0][0 if transposed else -1]
-        products = graph.elements(layer.outputs[0]) * summed
-    else:
-        return 0
-    return products + (graph.elements(layer.outputs[0]) if _bias(layer) else 0)
-
-
-def _bias(layer: Layer) -> str:
-    """Name of the bias input, empty when there is none."""
-    return layer.inputs[2] if layer.op_type in (*_CONVOLUTIONS, "Gemm") and len(layer.inputs) > 2 else ""
-
-
-_NON_PARAMETERS = {"Resize", "Reshape", "Slice", "Pad", "Split", "Gather", "Tile", "Expand", "Unsqueeze", "Squeeze",
-                   "Clip", "ReduceMean", "ReduceSum", "TopK", "Transpose", "Upsample"}  # fmt: skip
-"""Operators whose constants are settings (axes, sizes), compiled into code."""
-
-
-def layer_costs(graph: Graph) -> list[LayerCost]:
-    """The table of layers, in execution order. A tensor that two layers share is counted with the first."""
-    seen: set[str] = set()
-    table = []
-    for layer in graph.layers:
-        parameters = size = 0
-        for name in layer.inputs:
-            if name not in graph.constants or name in seen or layer.op_type in _NON_PARAMETERS:
-                continue
-            seen.add(name)
-            parameters += graph.elements(name)
-            size += graph.elements(name) * BIAS_BYTES if name == _bias(layer) else graph.size(name)
-        shape = graph.shapes[layer.outputs[0]]
-        table.append(LayerCost(layer.name, layer.op_type, shape, parameters, size, macc(graph, layer)))
-    return table
+    internal_bytes: int
+    external_bytes: int
+    memory: list[tuple[int, int]]
+    cycles: list[float] | None = None
+    reason: str = ""
+    clock_mhz: int | None = None
+    regime: str = "all"
+    verdicts: list[Verdict] | None = None
 
 
 def estimate(path: Path, board: Board) -> BenchReport:
-    """Parameters, int8 weights, MACC and peak activations of a float or QDQ ONNX file.
+    """Everything that can be told of a float or QDQ ONNX file on `board`; docs/boards.md says how, and how far off it is.
 
-    Weights are int8 elements plus 4 bytes a bias: exact for the published MobileNetV2 rows of the STM32 model zoo on
-    STM32H7, 1 to 22 % below what the STM32N6 compiler stores. Activations are the smallest arena that a greedy planner
-    reaches, model inputs and outputs included: within 15 % of published STM32H7 figures; the STM32N6 compiler fills its
-    banks and reports up to twice as much.
+    A float file is judged as the int8 network that it will become.
 
     Raises:
         ArtifactError: not a readable ONNX file.
-        ModelError: shapes aren't static.
+        ModelError: shapes aren't static, several inputs, a cycle, or operators that aren't plain ONNX.
     """
     graph = read_graph(load_model(path))
-    table = layer_costs(graph)
-    arena = plan(graph)
-    weights = sum(row.weights_bytes for row in table)
+    if len(graph.inputs) != 1:
+        raise ModelError(
+            f"{path.name} has {len(graph.inputs)} inputs: {', '.join(graph.inputs[:5])}",
+            "export a network that takes one image",
+        )
+    steps = kernels(graph, merge_padding=not board.npu)
+    table = costs(graph, steps)
+    plan = plan_for(graph, steps, table, board)
+    model = latency_models().get(board.latency_model)
+    fits, overflows = board.fit(plan.weights_bytes, plan.internal_bytes, plan.external_bytes)
+    cycles = sum(plan.cycles) if plan.cycles is not None and plan.clock_mhz else None
     return BenchReport(
         model=path.name,
         sha256=sha256_file(path),
@@ -109,30 +82,174 @@ def estimate(path: Path, board: Board) -> BenchReport:
         tool="stdet-deploy-stm32",
         version=__version__,
         parameters=sum(row.parameters for row in table),
-        weights_bytes=weights,
-        activations_bytes=arena.size,
+        weights_bytes=plan.weights_bytes,
+        activations_bytes=max(inside + outside for inside, outside in plan.memory),
+        activations_internal_bytes=plan.internal_bytes,
+        activations_external_bytes=plan.external_bytes,
         io_bytes=sum(graph.size(name) for name in {*graph.inputs, *graph.outputs}),
         macc=sum(row.macc for row in table),
+        latency_ms=None if cycles is None else cycles / (plan.clock_mhz or 1) / 1e3,
+        latency_kind="none" if cycles is None else "model",
+        latency_reason=plan.reason,
+        uncertainty_percent=None if cycles is None or model is None else _uncertainty(board, model, plan.regime),
         device=board.title,
-        notes=board.fit(weights, arena.size),
-        details=_details(board, table, arena.lower_bound, arena.worst_layer),
+        fits=fits,
+        overflows=overflows,
+        operators=_operators(plan.verdicts),
+        provenance=_provenance(board, model, plan),
+        notes=(
+            *board.memory_notes(plan.weights_bytes, plan.internal_bytes, plan.external_bytes),
+            *_advice(steps, plan),
+        ),
+        details=_details(graph, board, steps, table, plan),
     )
 
 
-def _details(board: Board, table: list[LayerCost], lower_bound: int, worst_layer: str) -> dict[str, Any]:
+def plan_for(graph: Graph, steps: Sequence[Kernel], table: Sequence[KernelCost], board: Board) -> Plan:
+    """What the network needs on the processor of `board`."""
+    return _on_npu(graph, steps, board) if board.npu else _on_core(graph, steps, table, board)
+
+
+def _on_npu(graph: Graph, steps: Sequence[Kernel], board: Board) -> Plan:
+    placement = neural_art.place(graph, steps, [region.bytes for region in board.regions()])
+    verdicts = lint(graph, steps)
+    model = latency_models()[board.latency_model]
+    reason = _npu_reason(graph, steps, verdicts, placement, model, board)
+    cycles = [
+        model.total(neural_art.COUNTS, neural_art.counts(graph, kernel, use.slow_elements))
+        for kernel, use in zip(steps, placement.uses, strict=False)
+    ]
+    return Plan(
+        weights_bytes=sum(neural_art.stored_weights(graph, kernel) for kernel in steps),
+        internal_bytes=placement.inside_bytes,
+        external_bytes=placement.outside_bytes,
+        memory=[(sum(use.inside), use.outside) for use in placement.uses],
+        cycles=None if reason else cycles,
+        reason=reason,
+        clock_mhz=board.npu_clock_mhz,
+        regime="spilled" if placement.outside_bytes else "inside",
+        verdicts=verdicts,
+    )
+
+
+def _npu_reason(graph: Graph, steps: Sequence[Kernel], verdicts: Sequence[Verdict], placement: neural_art.Placement,
+                model: LatencyModel, board: Board) -> str:  # fmt: skip
+    """Why the formula doesn't hold; empty when it does."""
+    found = untimed(graph, steps, verdicts)
+    if found:
+        kernel, verdict = found[0]
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        return f"{kernel.op_type} `{kernel.name}` {verdict.reason}{more}: no formula for that"
+    limit = (model.most_slow_elements or math.inf) * EXTRAPOLATION
+    if placement.slow_elements > limit:
+        return (
+            f"{placement.slow_elements / 1e6:.1f} million elements are read from external RAM; published figures reach "
+            f"{limit / EXTRAPOLATION / 1e6:.1f} million, and networks far beyond are slower than any formula says"
+        )
+    if placement.outside_bytes and not board.external_ram_kib:
+        return "the activations don't fit and there is no external RAM"
+    if board.npu_clock_mhz != model.clock_mhz:
+        return f"published figures are of an NPU at {model.clock_mhz} MHz, this one runs at {board.npu_clock_mhz}"
+    return ""
+
+
+def _on_core(graph: Graph, steps: Sequence[Kernel], table: Sequence[KernelCost], board: Board) -> Plan:
+    peak, series = cortex_m.peak_bytes(graph, steps)
+    limit = peak if board.ram_kib is None else board.ram_kib * KIB
+    model = latency_models().get(board.latency_model)
+    reason = _core_reason(graph, steps, model, board)
+    cycles = None
+    if model is not None and not reason:
+        cycles = [model.total(cortex_m.COUNTS, cortex_m.counts(graph, kernel)) for kernel in steps]
+    return Plan(
+        weights_bytes=sum(row.weights_bytes for row in table),
+        internal_bytes=min(peak, limit),
+        external_bytes=max(0, peak - limit),
+        memory=[(min(alive, limit), max(0, alive - limit)) for alive in series],
+        cycles=cycles,
+        reason=reason,
+        clock_mhz=board.clock_mhz,
+    )
+
+
+def _core_reason(graph: Graph, steps: Sequence[Kernel], model: LatencyModel | None, board: Board) -> str:
+    if model is None:
+        return f"no published figures of {board.cpu} to fit a formula to"
+    if board.clock_mhz is None:
+        return "the clock is not known"
+    for kernel in steps:
+        if kernel.op_type in _UNMEASURED and kernel.weight_shape(graph) is None:
+            return f"{kernel.op_type} `{kernel.name}`: no published figure has it"
+        if any(graph.bits.get(name, 8) > 8 for name in kernel.outputs):
+            return f"{kernel.op_type} `{kernel.name}` has activations of more than 8 bits: no published figure has any"
+    return ""
+
+
+def _uncertainty(board: Board, model: LatencyModel, regime: str) -> float:
+    error = model.errors[regime].worst_percent
+    return math.ceil(error if board.measured else error + OTHER_BOARD_PERCENT)
+
+
+def _operators(verdicts: list[Verdict] | None) -> dict[str, int]:
+    return (
+        {}
+        if verdicts is None
+        else {p: n for p in ("NPU", "CPU", "depends") if (n := sum(v.processor == p for v in verdicts))}
+    )
+
+
+def _provenance(board: Board, model: LatencyModel | None, plan: Plan) -> str:
+    memory = "memory by our own rules"
+    if plan.cycles is None or model is None:
+        return f"{memory}; not a measurement"
+    error = model.errors[plan.regime]
+    return (
+        f"{memory}, latency by a formula of ours that stands for {model.stands_for} (fitted {model.fitted}; families left "
+        f"out of the fit were off by {error.median_percent:.1f} % in the median, {error.worst_percent:.0f} % at worst); "
+        "not a measurement"
+    )
+
+
+def _advice(steps: Sequence[Kernel], plan: Plan) -> tuple[str, ...]:
+    """One line for each kind of operator that isn't simply the NPU's."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for kernel, verdict in zip(steps, plan.verdicts or (), strict=False):
+        if verdict.advice:
+            lines.setdefault((kernel.op_type, f"{verdict.reason}; {verdict.advice}"), []).append(kernel.name)
+    return tuple(
+        f"{len(names)} × {op_type} ({names[0]}{', …' if len(names) > 1 else ''}): {text}"
+        for (op_type, text), names in lines.items()
+    )
+
+
+def _details(
+    graph: Graph, board: Board, steps: Sequence[Kernel], table: Sequence[KernelCost], plan: Plan
+) -> dict[str, Any]:
+    largest = max(range(len(plan.memory)), key=lambda i: sum(plan.memory[i]))
     return {
         "board": board.name,
-        "activations_lower_bound_bytes": lower_bound,
-        "largest_at_layer": worst_layer,
+        "largest_at_layer": steps[largest].name if largest < len(steps) else "model outputs",
+        "pools": [{"name": region.name, "bytes": region.bytes} for region in board.regions()],
         "layers": [
             {
-                "name": row.name,
-                "op_type": row.op_type,
-                "output_shape": list(row.output_shape),
+                "name": kernel.name,
+                "op_type": kernel.op_type,
+                "output_shape": list(graph.shapes[kernel.outputs[0]]),
                 "parameters": row.parameters,
-                "weights_bytes": row.weights_bytes,
+                "weights_bytes": neural_art.stored_weights(graph, kernel) if board.npu else row.weights_bytes,
                 "macc": row.macc,
+                "internal_bytes": plan.memory[index][0],
+                "external_bytes": plan.memory[index][1],
+                "latency_ms": None if plan.cycles is None else plan.cycles[index] / (plan.clock_mhz or 1) / 1e3,
+                **_where(plan.verdicts[index] if plan.verdicts else None, board),
             }
-            for row in table
+            for index, (kernel, row) in enumerate(zip(steps, table, strict=True))
         ],
     }
+
+
+def _where(verdict: Verdict | None, board: Board) -> dict[str, str]:
+    if verdict is None:
+        return {"processor": "CPU"}
+    noted = {"reason": verdict.reason, "advice": verdict.advice, "source": verdict.source}
+    return {"processor": verdict.processor} | ({k: v for k, v in noted.items() if v} if verdict.reason else {})

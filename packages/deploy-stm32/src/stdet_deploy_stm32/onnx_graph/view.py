@@ -12,25 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+import onnx.inliner
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from stdet.errors import ArtifactError, ModelError
 from stdet.onnx_file import admit
+from stdet_deploy_stm32.onnx_graph.folding import (
+    Constant,
+    Resolved,
+    constants_of,
+    resolve,
+    unknown_operators,
+    without_weights,
+)
 
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"})
 """Operators whose output is the input's memory."""
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 FUSED = frozenset({"Relu", "Clip"})
 """Activations that an int8 kernel applies while it stores its result."""
-
-_FOLD_LIMIT = 4096  # elements; larger constants are weights, not shape arithmetic
-_INT_BITS = {
-    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT8: 8, TensorProto.UINT8: 8,
-    TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.INT32: 32,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Graph:
         shapes: static shape by tensor name.
         bits: bits an element as deployed: 8 unless a QDQ model says otherwise (int16 activations, int4 weights).
         constants: names of the tensors that live in flash.
+        quantized: tensors that the file stores or passes on as integers; empty for a float model.
+        float_outputs: outputs that leave as floats, though they are computed as integers.
     """
 
     inputs: tuple[str, ...]
@@ -71,6 +75,8 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]]
     bits: Mapping[str, int]
     constants: frozenset[str]
+    quantized: frozenset[str] = frozenset()
+    float_outputs: tuple[str, ...] = ()
 
     def elements(self, name: str) -> int:
         """Number of elements of a tensor."""
@@ -124,91 +130,99 @@ def read_graph(model: ModelProto) -> Graph:
     """The view of `model`; the model isn't changed.
 
     Raises:
-        ModelError: a shape stays unknown.
+        ModelError: a shape stays unknown, the graph has a cycle, or an operator isn't in the ONNX standard.
     """
-    model = ModelProto.FromString(model.SerializeToString())
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initializers]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    fix_batch(model)
-    _strip_quantization_shapes(model)
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return _Reader(model).read()
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    constants = constants_of(model)
+    inputs = tuple(value.name for value in model.graph.input if value.name not in constants)
+    outputs = tuple(value.name for value in model.graph.output)
+    light = without_weights(model)
+    fix_batch(light)
+    dynamic = [text for text in dynamic_dimensions(light) if text.partition("[")[0] in inputs]
+    _refuse_unknown(list(light.graph.node))
+    resolved = resolve(light, constants)
+    floats = [v.name for v in model.graph.output if v.type.tensor_type.elem_type in _FLOATS]
+    return _Reader(resolved, inputs, outputs).read(dynamic, floats)
 
 
-def _strip_quantization_shapes(model: ModelProto) -> None:
-    """Q/DQ nodes of Microsoft's domain are the standard ones under another name; let shape inference know them."""
-    for node in model.graph.node:
-        if node.op_type in QDQ:
-            node.domain = ""
+def _refuse_unknown(nodes: list[NodeProto]) -> None:
+    unknown = unknown_operators(nodes)
+    if unknown:
+        listed = "; ".join(
+            f"{op} (node {', '.join(f'`{name}`' for name in names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''})"
+            for op, names in sorted(unknown.items())
+        )
+        raise ModelError(
+            f"operators that are not plain ONNX: {listed}",
+            "export with standard operators only, and without If, Loop or Scan",
+        )
 
 
 class _Reader:
     """Walks the nodes once, in order, and keeps what computes."""
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    def __init__(self, resolved: Resolved, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        self.nodes = resolved.nodes
+        self.inputs, self.outputs = inputs, outputs
+        self.shapes = resolved.shapes
+        self.constants = resolved.constants
+        self.bits = {name: constant.bits for name, constant in resolved.constants.items()}
         self.alias: dict[str, str] = {}
         self.layers: list[Layer] = []
-        self.shapes = {
-            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-            if value.type.tensor_type.HasField("shape")
-            and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
-        }
-        self.constants: dict[str, TensorProto] = {}
-        self.bits: dict[str, int] = {}
-        for tensor in model.graph.initializer:
-            self.add_constant(tensor.name, tensor)
-        self.uses = Counter(name for node in model.graph.node for name in node.input)
-        self.uses.update(value.name for value in model.graph.output)
+        self.writer: dict[str, int] = {}
+        self.quantized: set[str] = set()
+        self.uses = Counter(name for node in self.nodes for name in node.input)
+        self.uses.update(outputs)
 
-    def read(self) -> Graph:
-        for index, node in enumerate(self.model.graph.node):
+    def read(self, dynamic: list[str], floats: list[str]) -> Graph:
+        for index, node in enumerate(self.nodes):
             self.visit(index, node)
-        outputs = tuple(self.find(value.name) for value in self.model.graph.output)
-        inputs = tuple(value.name for value in self.model.graph.input)
-        used = {name for layer in self.layers for name in (*layer.inputs, *layer.outputs) if name}
-        for name in sorted(used.union(inputs, outputs)):
+        outputs = tuple(self.find(name) for name in self.outputs)
+        used = [name for layer in self.layers for name in (*layer.inputs, *layer.outputs) if name]
+        for name in (*self.inputs, *used, *outputs):
             if name not in self.shapes:
-                raise ModelError(
-                    f"the shape of tensor `{name}` is not static",
-                    "export the model with a fixed input size; only the batch dimension may be dynamic",
-                )
-        return Graph(inputs, outputs, tuple(self.layers), self.shapes, self.bits, frozenset(self.constants))
+                raise _not_static(name, self.layers, dynamic)
+        return Graph(
+            self.inputs, outputs, tuple(self.layers), self.shapes, self.bits, frozenset(self.constants),
+            frozenset(self.quantized), tuple(self.find(name) for name in floats),
+        )  # fmt: skip
 
     def find(self, name: str) -> str:
         while name in self.alias:
             name = self.alias[name]
         return name
 
-    def add_constant(self, name: str, tensor: TensorProto) -> None:
-        self.constants[name] = tensor
-        self.shapes[name] = tuple(tensor.dims)
-        self.bits[name] = _INT_BITS.get(tensor.data_type, 8)
-
     def visit(self, index: int, node: NodeProto) -> None:
         inputs = tuple(self.find(name) if name else "" for name in node.input)
         if node.op_type in QDQ:
             self.alias[node.output[0]] = inputs[0]
+            self.quantized.add(inputs[0])
             zero = self.constants.get(inputs[2]) if len(inputs) > 2 else None
             if zero is not None and inputs[0] not in self.constants:
-                self.bits[inputs[0]] = _INT_BITS[zero.data_type]
-        elif node.op_type == "Constant" or self.is_shape_arithmetic(node, inputs):
-            self.fold(node, inputs)
-        elif node.op_type in VIEWS and inputs[0] not in self.constants:
+                self.bits[inputs[0]] = zero.bits
+        elif inputs and all(name in self.constants for name in inputs if name):
+            self.derive(node, inputs)
+        elif node.op_type in VIEWS:
             self.alias[node.output[0]] = inputs[0]
         elif not self.fuse(node, inputs):
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             name = node.name or f"{node.op_type}_{index}"
             outputs = tuple(n for n in node.output if n)
             shapes = tuple(self.shapes.get(n, ()) for n in node.input)
+            self.writer |= dict.fromkeys(outputs, len(self.layers))
             self.layers.append(Layer(name, node.op_type, inputs, outputs, attributes, shapes))
+
+    def derive(self, node: NodeProto, inputs: tuple[str, ...]) -> None:
+        """A constant made from constants, such as a transposed weight: its bits are those of what it is made from."""
+        first = self.constants[inputs[0]]
+        for name in filter(None, node.output):
+            self.constants[name] = Constant(self.shapes.get(name, ()), first.data_type)
+            self.bits[name] = self.bits[inputs[0]]
 
     def fuse(self, node: NodeProto, inputs: tuple[str, ...]) -> bool:
         """Make an activation or a batch norm part of the layer before, when nothing else reads that layer's result."""
-        index = next((i for i in reversed(range(len(self.layers))) if inputs[0] in self.layers[i].outputs), None)
+        index = self.writer.get(inputs[0]) if inputs else None
         if index is None or self.uses[node.input[0]] != 1:
             return False
         before = self.layers[index]
@@ -220,30 +234,17 @@ class _Reader:
         self.alias[node.output[0]] = inputs[0]
         return True
 
-    def is_shape_arithmetic(self, node: NodeProto, inputs: tuple[str, ...]) -> bool:
-        if node.op_type == "Shape":
-            return inputs[0] in self.shapes
-        return bool(inputs) and all(
-            not name or (name in self.constants and math.prod(self.shapes[name]) <= _FOLD_LIMIT) for name in inputs
+
+def _not_static(name: str, layers: list[Layer], dynamic: list[str]) -> ModelError:
+    """Names the first tensor whose shape isn't known, what writes it, and what to do."""
+    writer = next((layer for layer in layers if name in layer.outputs), None)
+    by = f", written by {writer.op_type} `{writer.name}`," if writer else ""
+    if dynamic:
+        return ModelError(
+            f"the shape of tensor `{name}`{by} is not static: {', '.join(dynamic[:6])}",
+            "export the model with a fixed input size; only the batch dimension may be dynamic",
         )
-
-    def fold(self, node: NodeProto, inputs: tuple[str, ...]) -> None:
-        if node.op_type == "Shape":
-            start, end = (next((a.i for a in node.attribute if a.name == key), None) for key in ("start", "end"))
-            results = [np.array(self.shapes[inputs[0]][start:end], np.int64)]
-        else:
-            graph = helper.make_graph(
-                [node], "fold", [], [helper.make_empty_tensor_value_info(name) for name in node.output if name],
-                [_named(self.constants[i], n) for i, n in zip(inputs, node.input, strict=True) if n],
-            )  # fmt: skip
-            single = helper.make_model(graph, opset_imports=self.model.opset_import)
-            results = list(ReferenceEvaluator(single).run(None, {}))
-        for name, value in zip((n for n in node.output if n), results, strict=True):
-            self.add_constant(name, numpy_helper.from_array(np.asarray(value), name))
-
-
-def _named(tensor: TensorProto, name: str) -> TensorProto:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    copy.name = name
-    return copy
+    return ModelError(
+        f"the shape of tensor `{name}`{by} is not static: it depends on values that only a run knows",
+        "export up to the raw outputs, without box decoding or NMS in the graph",
+    )
