@@ -117,6 +117,11 @@ def test_predictions_keep_to_the_score_that_the_config_gives(config: Path, confi
     assert predicted(config, [f"postprocessing.confidence_thresh={confidence}"]) == [kept] * IMAGES
 
 
+def test_a_config_with_its_defaults_filled_in_predicts_the_same(config: Path) -> None:
+    first = run(config, "prediction", [])
+    assert predicted(first.run_dir / "config.yaml", []) == ["ABCD"] * IMAGES
+
+
 def predicted(config: Path, overrides: list[str]) -> list[str]:
     result = run(config, "prediction", overrides)
     document = json.loads((result.run_dir / "predictions" / "predictions.json").read_text())

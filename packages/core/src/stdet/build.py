@@ -20,7 +20,7 @@ from stdet.interfaces.detector import Detector
 from stdet.interfaces.published import PublishedWeights, choose_weights
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 from stdet.nn.distributed import rank, world_size
-from stdet.structures import DetectorSpec, Thresholds
+from stdet.structures import SCORED_FROM, SHOWN_FROM, DetectorSpec, Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +92,17 @@ class Builder(DataSource):
             return self.detector(spec)
 
     def thresholds(self) -> Thresholds:
-        """Which candidates are detections, as the `postprocessing` section says."""
+        """Which candidates are scored, as the `postprocessing` section says."""
+        return self._thresholds(SCORED_FROM)
+
+    def shown_thresholds(self) -> Thresholds:
+        """Which candidates are shown to people, or found on a device: surer ones, unless the section gives a score."""
+        return self._thresholds(SHOWN_FROM)
+
+    def _thresholds(self, usual: float) -> Thresholds:
         section = self.config.postprocessing
-        return Thresholds(section.confidence_thresh, section.NMS_thresh, section.max_detection_boxes)
+        confidence = usual if section.confidence_thresh is None else section.confidence_thresh
+        return Thresholds(confidence, section.NMS_thresh, section.max_detection_boxes)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -253,6 +253,9 @@ class Detections:
         return len(self.scores)
 
 
+SCORED_FROM, SHOWN_FROM = 0.001, 0.25
+"""Least scores where the config gives none. Average precision wants the weak ones, too; they would bury every picture."""
+
 _OLD_THRESHOLDS = {"confidence_thresh": "confidence", "nms": "nms_iou", "nms_thresh": "nms_iou"}
 
 

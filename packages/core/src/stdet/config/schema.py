@@ -178,7 +178,9 @@ class Training(Section):
 
 
 class Postprocessing(Section):
-    confidence_thresh: Share = Field(0.001, description="least score of a detection; pictures use 0.25 by default")
+    confidence_thresh: Share | None = Field(
+        None, description="least score of a detection; default: 0.001 to score, 0.25 in predictions and on a device"
+    )
     NMS_thresh: Share = Field(0.65, description="IoU above which the weaker of two boxes of a class is dropped")
     IoU_eval_thresh: float = Field(0.5, gt=0, le=1, description="IoU of the additional average precision")
     max_detection_boxes: Positive | None = Field(None, description="most detections an image; default: no limit")

@@ -12,10 +12,6 @@ from stdet.artifacts import atomic_path, write_bytes
 from stdet.extras import need
 from stdet.structures import Detections
 
-PICTURE_THRESHOLD = 0.25
-"""Score from which predictions are drawn when the config gives no confidence_thresh: the evaluation's 0.001 would bury
-every picture in boxes."""
-
 PALETTE = (
     (31, 119, 180),
     (255, 127, 14),

@@ -10,7 +10,6 @@ import torch
 
 from stdet.data.image_io import read_image
 from stdet.errors import ModelError
-from stdet.evaluation.plots import PICTURE_THRESHOLD
 from stdet.evaluation.postprocess import select
 from stdet.export.metadata import is_unfit_for_accuracy
 from stdet.interfaces.deploy import Deployment
@@ -51,10 +50,8 @@ def deploy(run: Run) -> None:
 
 
 def device_thresholds(run: Run) -> Thresholds:
-    """Those of the config; where it is silent, the confidence is that of pictures, and boxes have a limit."""
-    thresholds = run.builder.thresholds()
-    if "confidence_thresh" not in run.builder.config.postprocessing.model_fields_set:
-        thresholds = dataclasses.replace(thresholds, confidence=PICTURE_THRESHOLD)
+    """Those of predictions; where the config sets no limit of boxes, they have one all the same."""
+    thresholds = run.builder.shown_thresholds()
     if thresholds.max_detections is None:
         thresholds = dataclasses.replace(thresholds, max_detections=MAX_DETECTIONS)
     return thresholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from stdet.evaluation.plots import PICTURE_THRESHOLD, contact_sheet, draw_detections, plot_precision_recall, save_image
+from stdet.evaluation.plots import contact_sheet, draw_detections, plot_precision_recall, save_image
 from stdet.evaluation.postprocess import detect
 from stdet.evaluation.predictors import Predictor
 from stdet.export.metadata import is_unfit_for_accuracy
@@ -17,7 +17,7 @@ from stdet.stages.data import open_for_scoring
 from stdet.stages.models import model_file, predictor_of
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
-from stdet.structures import DetectorSpec
+from stdet.structures import SHOWN_FROM, DetectorSpec
 
 PICTURES = 12
 """Images of the evaluation set that are drawn."""
@@ -46,7 +46,7 @@ def evaluate(run: Run) -> None:
 
 def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:
     """The first images of the set with detections in colour and ground truth in white."""
-    thresholds = dataclasses.replace(run.builder.thresholds(), confidence=PICTURE_THRESHOLD)
+    thresholds = dataclasses.replace(run.builder.thresholds(), confidence=SHOWN_FROM)  # whatever is scored
     sheet = []
     for index in range(min(PICTURES, len(dataset))):
         image = dataset.read_image(index)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from stdet.artifacts import write_json
 from stdet.errors import ConfigError, DataError
-from stdet.evaluation.plots import PICTURE_THRESHOLD, draw_detections, save_image
+from stdet.evaluation.plots import draw_detections, save_image
 from stdet.evaluation.postprocess import detect
 from stdet.runs.results import Predicted
 from stdet.stages.models import model_file, predictor_of
@@ -23,9 +21,7 @@ def predict(run: Run) -> None:
     dataset = run.builder.image_folder("prediction", folder, spec=spec)
     if not len(dataset):
         raise DataError(f"{folder} holds no image")
-    thresholds = run.builder.thresholds()
-    if "confidence_thresh" not in config.postprocessing.model_fields_set:
-        thresholds = dataclasses.replace(thresholds, confidence=PICTURE_THRESHOLD)
+    thresholds = run.builder.shown_thresholds()
     entries = []
     for index in range(len(dataset)):
         image = dataset.read_image(index)
