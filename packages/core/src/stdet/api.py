@@ -163,7 +163,7 @@ def run(config: Config, reporter: Reporter) -> RunResult:
     from stdet.stages.run import Run
 
     notes = [*config.notes, *check_libraries(config, STAGES[config.operation_mode])]
-    with process_group():
+    with process_group(config.training.device):
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
         state = Run(Builder(config, _plugins()[0]), record, reporter if is_main() else SilentReporter())

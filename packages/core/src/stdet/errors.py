@@ -67,5 +67,9 @@ class MissingExtraError(StdetError):
     """An optional library is not installed; the hint is the pip command."""
 
 
+class PeerLost(StdetError):
+    """Another process of a training failed, and this one can't go on without it."""
+
+
 class Interrupted(StdetError):
     """The user stopped a run; what was finished is saved and the hint says how to go on. The command exits with 130."""

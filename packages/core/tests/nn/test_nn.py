@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stdet.errors import ModelError
 from stdet.interfaces.detector import Candidates, Detector, Targets
@@ -90,6 +91,25 @@ def test_the_average_goes_on_bit_for_bit_from_its_saved_state() -> None:
     assert other.updates == ema.updates == 6
     for key, value in ema.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[key])
+
+
+def test_an_update_of_the_average_is_a_handful_of_calls_whatever_the_number_of_layers() -> None:
+    class Calls(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return function(*args, **(kwargs or {}))
+
+    model = Small()
+    model.body = nn.Sequential(nn.Conv2d(3, 4, 3), *(nn.BatchNorm2d(4) for _ in range(20)))
+    ema = ModelEma(model)
+    ema.update(model)
+    with Calls() as calls:
+        ema.update(model)
+    assert calls.count <= 3
 
 
 @pytest.mark.parametrize(

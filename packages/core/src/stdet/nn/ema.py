@@ -29,22 +29,34 @@ class ModelEma:
         self.updates = 0
         self._decay = decay
         self._ramp = ramp
+        self._followed: Detector | None = None
+        self._pairs: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]] = [], [], [], []
 
     @torch.no_grad()
     def update(self, detector: Detector) -> None:
-        """Move the average towards the weights of `detector`."""
+        """Move the average towards the weights of `detector`, with a few calls for all tensors together."""
+        if detector is not self._followed:
+            self._follow(detector)
         self.updates += 1
         decay = self._decay * (1 - math.exp(-self.updates / self._ramp))
-        live = detector.state_dict()
-        averaged, new = [], []
-        for key, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                averaged.append(value)
-                new.append(live[key].detach())
-            else:
-                value.copy_(live[key])
+        averaged, new, counters, new_counters = self._pairs
         torch._foreach_mul_(averaged, decay)
         torch._foreach_add_(averaged, new, alpha=1 - decay)
+        if counters:  # torch takes no empty list
+            torch._foreach_copy_(counters, new_counters)
+
+    def _follow(self, detector: Detector) -> None:
+        """Find the tensors once: those of a module stay the same objects while it trains."""
+        own, live = self.model.state_dict(), detector.state_dict()
+        floating = [key for key, value in own.items() if value.is_floating_point()]
+        others = [key for key in own if key not in set(floating)]
+        self._pairs = (
+            [own[key] for key in floating],
+            [live[key].detach() for key in floating],
+            [own[key] for key in others],
+            [live[key] for key in others],
+        )
+        self._followed = detector
 
     def load_state(self, state: Mapping[str, Tensor | Any], updates: int) -> None:
         """Go on from saved weights and counter."""
