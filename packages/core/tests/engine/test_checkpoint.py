@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
 FILL_THE_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
+from typing import Any
 from stdet.engine.checkpoint import save_checkpoint
 from stdet.errors import ArtifactError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -101,3 +103,61 @@ def test_damaged_foreign_and_missing_files_are_told_apart(tmp_path: Path) -> Non
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
     with pytest.raises(ArtifactError, match="cannot read"):
         read_checkpoint(tmp_path / "half.pth")
+
+
+def test_a_run_on_the_cpu_wakes_no_gpu_and_a_run_on_one_keeps_the_state_of_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine with two GPUs, whose runtime is counted."""
+    asked: list[str] = []
+
+    def get(device: str) -> torch.Tensor:
+        asked.append(f"get {device}")
+        return torch.arange(16, dtype=torch.uint8)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: asked.append("all"))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", get)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: asked.append(f"set {state.tolist()[:2]} {device}")
+    )
+    on_cpu = generator_states("cpu")
+    restore_generators(on_cpu, "cpu")
+    restore_generators(on_cpu, "cuda")
+    assert asked == []
+    one = generator_states("cuda")
+    assert len(one["cuda"]) == 1
+    restore_generators(one, "cuda")
+    restore_generators(one, "cpu")
+    of_two = [torch.full((16,), n, dtype=torch.uint8) for n in (5, 6)]  # as earlier versions kept them
+    restore_generators(one | {"cuda": of_two}, "cuda")
+    assert asked == ["get cuda", "set [0, 1] cuda", "set [5, 5] cuda"]
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU; `cpu` brings back the values."""
+
+    values: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, values: torch.Tensor) -> OnGpu:
+        made = torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype, device="cuda:0")
+        made.values = values
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function is torch.ops.aten._to_copy.default
+        return args[0].values
+
+
+def test_the_tensors_of_a_checkpoint_lie_on_the_cpu(tmp_path: Path) -> None:
+    torch._C._ensureCUDADeviceGuardSet()  # so that the type works without a driver
+    gpu = OnGpu(torch.arange(3.0))
+    save_checkpoint(
+        tmp_path / "c.pth", {"model": {"w": gpu}, "optimizer": {"state": {0: {"m": gpu}}, "list": [gpu, 1]}}
+    )
+    raw = torch.load(tmp_path / "c.pth", weights_only=True)
+    found = [raw["model"]["w"], raw["optimizer"]["state"][0]["m"], raw["optimizer"]["list"][0]]
+    assert all(type(tensor) is torch.Tensor and tensor.device.type == "cpu" for tensor in found)
+    assert all(torch.equal(tensor, torch.arange(3.0)) for tensor in found)

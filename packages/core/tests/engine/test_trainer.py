@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from stdet.data.loader import TrainLoader
 from stdet.data.preprocess import normalize
+from stdet.engine.callbacks import Callback, ClipGradNorm, EarlyStopping, TimeBudget
 from stdet.engine.checkpoint import read_checkpoint
+from stdet.engine.losses import FiniteWatch, read_back
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.schedule_options import YoloxWarmCosOptions
 from stdet.engine.schedules import YoloxWarmCos
@@ -28,10 +30,11 @@ from stdet.engine.trainer import Trainer, TrainSettings
 from stdet.errors import ArtifactError, Interrupted, ModelError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates, Detector, Targets
-from stdet.interfaces.reporter import SilentReporter
+from stdet.interfaces.reporter import Reporter, SilentReporter
 from stdet.interfaces.scheduler import ScheduleLength
 from stdet.interfaces.transform import Transform, TransformContext
-from stdet.nn.precision import choose_precision
+from stdet.nn.distributed import rank
+from stdet.nn.precision import Precision, choose_precision
 from stdet.structures import Annotation, DetectorSpec, Preprocess, Sample
 from stdet.tracking import Trackers
 
@@ -92,7 +95,17 @@ class Jitter(Transform):
 
 
 def make_trainer(
-    folder: Path, evaluate: Any = None, make_detector: Callable[[], Detector] = TinyDetector, **changes: Any
+    folder: Path,
+    evaluate: Any = None,
+    make_detector: Callable[[], Detector] = TinyDetector,
+    *,
+    optimizer: str = "SGD",
+    rate: float = 0.05,
+    batch_size: int = 4,
+    precision: Precision | None = None,
+    reporter: Reporter | None = None,
+    callbacks: Sequence[Callback] = (),
+    **changes: Any,
 ) -> Trainer:
     torch.manual_seed(0)
     defaults: dict[str, Any] = {"epochs": 4, "no_aug_epochs": 1, "eval_interval": 1}
@@ -102,7 +115,7 @@ def make_trainer(
         NoiseDataset(),
         Jitter(),
         SPEC.preprocess,
-        batch_size=4,
+        batch_size=batch_size,
         seed=7,
         epochs=settings.epochs,
         no_aug_epochs=settings.no_aug_epochs,
@@ -113,19 +126,24 @@ def make_trainer(
     return Trainer(
         detector,
         loader,
-        make_optimizer("SGD", detector.parameter_groups(0.05, 1e-4), {"momentum": 0.9, "nesterov": True}),
+        make_optimizer(
+            optimizer,
+            detector.parameter_groups(rate, 1e-4),
+            {"momentum": 0.9, "nesterov": True} if optimizer == "SGD" else {},
+        ),
         YoloxWarmCos(length, YoloxWarmCosOptions()),
         evaluate or (lambda model: {"AP": 0.5, "AP50": 0.6}),
-        choose_precision("cpu", False),
+        precision or choose_precision("cpu", False),
         settings,
         folder,
         Trackers(),
-        SilentReporter(),
+        reporter or SilentReporter(),
+        callbacks,
     )
 
 
-def stop_at_step(trainer: Trainer, step: int) -> None:
-    """Send the process a Ctrl-C in the middle of optimizer step `step` (counted from 1)."""
+def stop_at_step(trainer: Trainer, step: int, number: signal.Signals = signal.SIGINT) -> None:
+    """Send the process a Ctrl-C, or another signal, in the middle of optimizer step `step` (counted from 1)."""
     done = 0
     original = trainer._optimizer_step
 
@@ -133,7 +151,7 @@ def stop_at_step(trainer: Trainer, step: int) -> None:
         nonlocal done
         done += 1
         if done == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return original(group)
 
     trainer._optimizer_step = counted  # type: ignore[method-assign]
@@ -176,6 +194,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop: int, option
     if options.get("quantization_aware"):
         assert_same_weights(final["simulation"], expected["simulation"])
     assert torch.equal(final["generators"]["torch"], expected["generators"]["torch"])
+    assert resumed.history == whole.history  # losses included
 
 
 def test_the_weights_change_and_the_loss_falls(tmp_path: Path) -> None:
@@ -356,25 +375,306 @@ def test_accumulating_two_batches_equals_one_batch_of_twice_the_size_without_bat
             self.features[1] = nn.Identity()
 
     def run(batch_size: int, accumulate: int) -> Tensor:
-        trainer = make_trainer(tmp_path / f"b{batch_size}", accumulate=accumulate, epochs=1, no_aug_epochs=0, ema=False)
-        torch.manual_seed(1)
-        trainer.detector = trainer.network = Plain()
-        trainer.loader = TrainLoader(
-            NoiseDataset(),
-            Jitter(),
-            SPEC.preprocess,
-            batch_size=batch_size,
-            seed=7,
-            epochs=1,
-            no_aug_epochs=0,
-            num_workers=0,
-        )
-        trainer.steps_per_epoch = math.ceil(len(trainer.loader) / accumulate)
-        trainer.optimizer = make_optimizer("SGD", trainer.detector.parameter_groups(0.05, 0.0), {})
-        trainer.scheduler = YoloxWarmCos(
-            ScheduleLength(1, trainer.steps_per_epoch), YoloxWarmCosOptions(warmup_epochs=0)
-        )
+        options = {"batch_size": batch_size, "accumulate": accumulate, "epochs": 1, "no_aug_epochs": 0, "ema": False}
+        trainer = make_trainer(tmp_path / f"b{batch_size}", None, Plain, **options)
         trainer.fit()
         return trainer.detector.head.weight.detach().clone()
 
     torch.testing.assert_close(run(10, 1), run(5, 2), rtol=1e-4, atol=1e-6)
+
+
+# --- what happens to a training ----------------------------------------------------------------------------------------
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.shown: list[Mapping[str, float]] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def progress(self, label: str, done: int, total: int | None, values: Mapping[str, float] | None = None) -> None:
+        self.shown.append(values or {})
+
+
+def with_scaler(scale: float = 4.0) -> Precision:
+    return Precision("cpu", None, torch.amp.GradScaler("cpu", enabled=True, init_scale=scale), "float16, say")
+
+
+@pytest.mark.parametrize("to_float16", [True, False])
+def test_a_run_goes_on_in_another_precision_and_says_so(to_float16: bool, tmp_path: Path) -> None:
+    before, after = (choose_precision("cpu", False), with_scaler())[:: 1 if to_float16 else -1]
+    make_trainer(tmp_path / "first", epochs=4, precision=before).fit()
+    notes = Notes()
+    second = make_trainer(tmp_path / "second", epochs=4, precision=after, reporter=notes)
+    second.resume(tmp_path / "first" / "latest_ckpt.pth", start_epoch=3)
+    second.fit()
+    assert f"the precision changes: {before.description} before, {after.description} from here on" in notes.notes
+
+
+def test_the_scale_of_the_loss_comes_along(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "first", epochs=1, precision=with_scaler(32.0)).fit()
+    second = make_trainer(tmp_path / "second", epochs=1, precision=with_scaler())
+    second.resume(tmp_path / "first" / "latest_ckpt.pth")
+    assert second.precision.scaler.get_scale() == 32.0
+
+
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RMSprop", "Adafactor", "Rprop", "ASGD"])
+def test_any_optimizer_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", epochs=2, optimizer=name)
+    whole.fit()
+    interrupted = make_trainer(tmp_path / "first", epochs=2, optimizer=name)
+    stop_at_step(interrupted, 3)
+    with pytest.raises(Interrupted):
+        interrupted.fit()
+    resumed = make_trainer(tmp_path / "second", epochs=2, optimizer=name)
+    resumed.resume(tmp_path / "first" / "latest_ckpt.pth")
+    resumed.fit()
+    assert_same_weights(resumed.detector.state_dict(), whole.detector.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": "Adam"}, "optimizer: SGD there, Adam here"),
+        ({"rate": 0.01}, "optimizer learning_rate: 0.05 there, 0.01 here"),
+        ({"batch_size": 5, "accumulate": 1}, "images per step: 4 there, 5 here"),
+    ],
+)
+def test_settings_that_a_checkpoint_would_silently_overrule_are_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    make_trainer(tmp_path / "first", epochs=1).fit()
+    with pytest.raises(ArtifactError, match=said):
+        make_trainer(tmp_path / "second", epochs=4, **changes).resume(tmp_path / "first" / "latest_ckpt.pth")
+
+
+def test_people_are_told_the_score_of_each_evaluation_and_the_best_at_the_end(tmp_path: Path) -> None:
+    notes, scores = Notes(), iter([0.1, 0.7, 0.3])
+    trainer = make_trainer(tmp_path, lambda m: {"AP": next(scores), "AP50": 0.9}, epochs=3, reporter=notes)
+    trainer.fit()
+    assert notes.notes == [
+        "epoch 1/3: AP 0.1000, AP50 0.9000 (the best so far)",
+        "epoch 2/3: AP 0.7000, AP50 0.9000 (the best so far)",
+        "epoch 3/3: AP 0.3000, AP50 0.9000 (best AP 0.7000 in epoch 2)",
+        f"best AP 0.7000 in epoch 2: {tmp_path / 'best_ckpt.pth'}",
+    ]
+    assert all("best AP" not in values for values in notes.shown)  # on the line of a step it would be an old one
+
+
+def test_callbacks_are_called_at_their_points(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Watching(Callback):
+        def before_update(self, trainer: Trainer) -> None:
+            seen.append(f"gradients {trainer.detector.head.weight.grad is not None}")
+
+        def after_step(self, trainer: Trainer) -> None:
+            seen.append(f"step {trainer.step}")
+
+        def after_epoch(self, trainer: Trainer) -> None:
+            seen.append(f"epoch {len(trainer.history)}")
+
+        def after_evaluation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+            seen.append(f"{metrics['AP']} {trainer.history[-1]['AP']} {trainer.best_epoch}")
+
+    make_trainer(tmp_path, epochs=1, callbacks=[Watching()]).fit()
+    steps = [line for n in range(1, 6) for line in ("gradients True", f"step {n}")]
+    assert seen == [*steps, "epoch 0", "0.5 0.5 1"]
+
+
+@pytest.mark.parametrize("precision", [choose_precision("cpu", False), with_scaler()], ids=["float32", "scaled"])
+def test_gradients_are_clipped_by_their_norm_and_not_by_that_of_the_scaled_loss(
+    precision: Precision, tmp_path: Path
+) -> None:
+    norms: list[float] = []
+
+    class Norm(Callback):
+        def before_update(self, trainer: Trainer) -> None:
+            gradients = [p.grad for p in trainer.detector.parameters() if p.grad is not None]
+            norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in gradients)))
+
+    make_trainer(tmp_path, epochs=1, precision=precision, callbacks=[Norm(), ClipGradNorm(0.1), Norm()]).fit()
+    before, after = norms[::2], norms[1::2]
+    assert max(before) > 0.1
+    assert after == pytest.approx([min(0.1, norm) for norm in before], rel=1e-4)
+
+
+def test_early_stopping_counts_evaluations_without_a_better_score_also_over_a_resume(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.6, 0.4, 0.6, 0.1, 0.9])
+
+    def evaluate(model: Detector) -> Mapping[str, float]:
+        return {"AP": next(scores)}
+
+    options: dict[str, Any] = {"epochs": 20, "callbacks": [EarlyStopping(3)]}
+    first = make_trainer(tmp_path / "first", evaluate, **options)
+    stop_at_step(first, 18)
+    with pytest.raises(Interrupted):
+        first.fit()
+    notes = Notes()
+    second = make_trainer(tmp_path / "second", evaluate, reporter=notes, **options)
+    second.resume(tmp_path / "first" / "latest_ckpt.pth")
+    result = second.fit()
+    assert (len(result.history), result.best_epoch) == (5, 2)
+    assert "training ends with epoch 5 of 20: no better AP in 3 evaluations (training.early_stopping)" in notes.notes
+    assert read_checkpoint(result.latest)["ending"]
+
+
+def test_a_time_budget_begins_no_epoch_that_it_does_not_hold_and_evaluates_the_last(tmp_path: Path) -> None:
+    clock = iter([0.0, 0.0, 10.0, 25.0, 35.0, 45.0, 60.0])
+    budget = TimeBudget(45.0, lambda: next(clock))
+    notes = Notes()
+    result = make_trainer(tmp_path, epochs=9, eval_interval=9, callbacks=[budget], reporter=notes).fit()
+    assert len(result.history) == 3  # at 35 of 45 seconds, and an epoch may take 15
+    assert result.best_epoch == 3
+    assert "time_budget" in notes.notes[-2]
+
+
+class Hungry(TinyDetector):
+    """Holds `most` images in memory, and has no batch norm: its gradients don't depend on how a batch is divided."""
+
+    most = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features[1] = nn.Identity()
+
+    def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+        if len(raw[0]) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 planets")
+        return super().loss(raw, targets, augmentation_closed=augmentation_closed)
+
+
+@pytest.mark.parametrize("most", [2, 1])
+def test_out_of_memory_divides_the_batches_says_so_and_learns_the_same(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes()
+    monkeypatch.setattr(Hungry, "most", 99)
+    whole = make_trainer(tmp_path / "whole", make_detector=Hungry, epochs=2, no_aug_epochs=0)
+    whole.fit()
+    monkeypatch.setattr(Hungry, "most", most)
+    divided = make_trainer(tmp_path / "divided", make_detector=Hungry, epochs=2, no_aug_epochs=0, reporter=notes)
+    history = divided.fit().history
+    said = [note for note in notes.notes if "out of memory" in note]
+    assert said == [
+        f"out of memory: each batch is computed in {n} parts now, for one step as before" for n in (2, 4)[: 3 - most]
+    ]
+    torch.testing.assert_close(divided.detector.state_dict(), whole.detector.state_dict(), rtol=1e-4, atol=1e-6)
+    assert history[-1]["total"] == pytest.approx(whole.history[-1]["total"], rel=1e-4)
+    assert read_checkpoint(tmp_path / "divided" / "latest_ckpt.pth")["parts"] == 4 // most
+
+
+def test_memory_that_holds_no_image_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hungry, "most", 0)
+    with pytest.raises(ModelError, match="out of memory on cpu") as caught:
+        make_trainer(tmp_path, make_detector=Hungry).fit()
+    assert "batch_size" in caught.value.hint
+
+
+def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
+    class Broken(TinyDetector):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        make_trainer(tmp_path, make_detector=Broken).fit()
+
+
+def test_the_batch_of_a_loss_that_is_not_finite_is_saved_and_named(tmp_path: Path) -> None:
+    class Poisoned(TinyDetector):
+        steps = 0
+
+        def loss(self, raw: Any, targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+            self.steps += 1
+            losses = super().loss(raw, targets, augmentation_closed=augmentation_closed)
+            return {**losses, "total": losses["total"] * (math.inf if self.steps == 8 else 1.0)}
+
+    trainer = make_trainer(tmp_path, make_detector=Poisoned)
+    with pytest.raises(ModelError, match="epoch 2, step 3") as caught:
+        trainer.fit()
+    saved = read_checkpoint(tmp_path / "not_finite.pth")
+    batches = list(trainer.loader.epoch(1))
+    assert torch.equal(saved["batches"][0]["images"], batches[2].images)
+    assert saved["indices"] == batches[2].indices
+    assert ", ".join(map(str, batches[2].indices)) in caught.value.message
+    assert read_checkpoint(tmp_path / "latest_ckpt.pth")["epoch"] == 1
+
+
+class _OnGpu(Tensor):
+    """Says that it is on a GPU."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+def test_on_a_gpu_a_loss_is_looked_at_one_step_late_and_before_an_epoch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    good, bad = (torch.tensor(value).as_subclass(_OnGpu) for value in (1.0, math.nan))
+    watch = FiniteWatch()
+    assert [watch.push(good, 1), watch.push(bad, 2), watch.push(good, 3), watch.settle()] == [None, None, 2, None]
+    watch.push(bad, 4)
+    assert [watch.settle(), watch.settle()] == [4, None]
+
+
+def test_losses_are_fetched_from_the_device_when_they_are_reported_and_once_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[int] = []
+
+    def counting(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+        fetched.append(len(scalars))
+        return read_back(scalars)
+
+    monkeypatch.setattr("stdet.engine.trainer.read_back", counting)
+    monkeypatch.setattr("stdet.engine.losses.read_back", counting)
+    make_trainer(tmp_path, epochs=2, print_interval=3).fit()
+    assert len(fetched) == 2 * (2 + 1)  # of five steps the third and the last, then the sums of the epoch
+
+
+def test_a_closed_terminal_leaves_a_checkpoint_unless_nohup_wants_to_go_on(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "closed")
+    stop_at_step(trainer, 3, signal.SIGHUP)
+    with pytest.raises(Interrupted, match="step 3 of 5"):
+        trainer.fit()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = make_trainer(tmp_path / "nohup", epochs=1)
+        stop_at_step(trainer, 3, signal.SIGHUP)
+        assert len(trainer.fit().history) == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_of_them_together(
+    tmp_path: Path, in_two_processes: Callable[[Callable[[], Any]], list[Any]]
+) -> None:
+    class Poisoned(TinyDetector):
+        steps = 0
+
+        def loss(self, raw: Any, targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+            self.steps += 1
+            losses = super().loss(raw, targets, augmentation_closed=augmentation_closed)
+            return {**losses, "total": losses["total"] * (math.nan if self.steps == 3 and rank() == 1 else 1.0)}
+
+    first, second = in_two_processes(lambda: make_trainer(tmp_path, make_detector=Poisoned).fit())
+    assert "the loss of another process is no longer finite in epoch 1" in first.message
+    assert "no longer finite in epoch 1, step 3; its batch is in" in second.message
+    assert [path.name for path in tmp_path.iterdir()] == ["not_finite_1.pth"]
+
+
+def test_a_callback_that_ends_the_training_in_one_process_ends_it_in_all(
+    tmp_path: Path, in_two_processes: Callable[[Callable[[], Any]], list[Any]]
+) -> None:
+    class Tired(Callback):
+        def after_evaluation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+            if rank() == 1:
+                trainer.finish("tired")
+
+    answers = in_two_processes(lambda: len(make_trainer(tmp_path, callbacks=[Tired()]).fit().history))
+    assert answers == [1, 1]

@@ -158,7 +158,9 @@ class TrainLoader:
             raise DataError(
                 "the training set holds no image", "check dataset.train_images_path and train_annotations_path"
             )
+        self.dataset = dataset
         self.seed = seed
+        self.batch_size = batch_size
         cache: ImageCache | None = None
         if cache_images == "ram":
             cache = MemoryCache(dataset, preprocess, cache_limit_bytes)
@@ -170,7 +172,6 @@ class TrainLoader:
             cache = RecentImages(dataset, preprocess, count, cache_limit_bytes // processes)
         self._samples = _TrainingSamples(dataset, recipe, preprocess, seed, cache)
         self._recent = recent_partners
-        self._batch_size = batch_size
         self._closed_from = epochs - no_aug_epochs
         self._workers = num_workers
         self._sizes = sizes
@@ -179,7 +180,7 @@ class TrainLoader:
 
     def __len__(self) -> int:
         """Batches an epoch; the same in every process."""
-        full, rest = divmod(self._per_rank, self._batch_size)
+        full, rest = divmod(self._per_rank, self.batch_size)
         return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -224,7 +225,7 @@ class TrainLoader:
         return pools
 
     def _bounds(self) -> list[tuple[int, int]]:
-        starts = [i * self._batch_size for i in range(len(self))]
+        starts = [i * self.batch_size for i in range(len(self))]
         return list(zip(starts, [*starts[1:], self._per_rank], strict=True))
 
     def _batch_sizes(self, epoch: int, strong: bool) -> list[tuple[int, int]]:

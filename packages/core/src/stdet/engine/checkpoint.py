@@ -8,11 +8,13 @@ also works wherever a published checkpoint does.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stdet.artifacts import write_bytes
 from stdet.errors import ArtifactError
@@ -22,13 +24,13 @@ FORMAT = "stdet.checkpoint/1"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` atomically.
+    """Write `state` atomically, its tensors moved to the CPU, so that any machine can read it.
 
     Raises:
         ArtifactError: the disk is full or the folder can't be written; an older file of that name survives.
     """
     try:
-        write_bytes(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+        write_bytes(path, lambda file: torch.save({"format": FORMAT, **_on_cpu(state)}, file))
     except RuntimeError as error:  # torch's zip writer turns a short write into a RuntimeError
         raise ArtifactError(
             f"cannot write {path}: the write was cut short, as on a full disk ({error})",
@@ -64,8 +66,20 @@ def spec_of(state: dict[str, Any]) -> DetectorSpec:
     return DetectorSpec.from_dict(state["spec"])
 
 
-def generator_states() -> dict[str, Any]:
-    """The state of every global random generator, in types that weights-only loading accepts."""
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
+
+
+def generator_states(device: str = "cpu") -> dict[str, Any]:
+    """The state of every global random generator, in types that weights-only loading accepts.
+
+    Args:
+        device: that the run works on: of CUDA devices, only its own counts, and a run on the CPU wakes none.
+    """
     version, keys, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
@@ -78,19 +92,26 @@ def generator_states() -> dict[str, Any]:
             float(numpy_state["gauss"]),
         ],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if _on_cuda(device) else [],
     }
 
 
-def restore_generators(states: dict[str, Any]) -> None:
-    """Put every global random generator back to what `generator_states` saw."""
+def restore_generators(states: dict[str, Any], device: str = "cpu") -> None:
+    """Put every global random generator back to what `generator_states` saw; `device` as there.
+
+    A checkpoint of a run on the CPU holds no state for a CUDA device, whose generator is then left as it is.
+    """
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     key, pos, has_gauss, cached = states["numpy"]
     np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] and _on_cuda(device):
+        torch.cuda.set_rng_state(states["cuda"][0], device)  # earlier versions kept one for every visible device
+
+
+def _on_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def seed_everything(seed: int | None) -> None:

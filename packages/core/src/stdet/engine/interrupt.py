@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the loop honours between two steps, when the state is whole."""
+"""Ctrl-C, SIGTERM and SIGHUP (a closed terminal) as a request, honoured between two steps, when the state is whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         requested = True
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup stays in force
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, request) for number in wanted}
     try:
         yield lambda: requested
     finally:

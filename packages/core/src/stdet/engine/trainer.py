@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,23 +14,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from stdet.data.loader import Batch, TrainLoader
-from stdet.data.preprocess import normalize
-from stdet.engine.checkpoint import (
-    generator_states,
-    read_checkpoint,
-    restore_generators,
-    save_checkpoint,
-)
+from stdet.engine.callbacks import Callback
+from stdet.engine.checkpoint import generator_states, read_checkpoint, restore_generators, save_checkpoint
+from stdet.engine.gradients import Gradients
 from stdet.engine.interrupt import stop_requests
+from stdet.engine.losses import FiniteWatch, LossSums, read_back
+from stdet.engine.resume import RunFacts, facts_of
 from stdet.errors import ArtifactError, Interrupted, ModelError
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.reporter import Reporter
 from stdet.interfaces.scheduler import Scheduler
 from stdet.interfaces.tracker import Tracker
-from stdet.nn.distributed import any_rank, average_buffers, is_main, world_size
+from stdet.nn.distributed import (
+    any_rank,
+    average_buffers,
+    distributed_module,
+    is_main,
+    rank,
+)
 from stdet.nn.ema import ModelEma
 from stdet.nn.int8_training import Int8Simulation
 from stdet.nn.precision import Precision
@@ -107,6 +110,7 @@ class Trainer:
         folder: Path,
         tracker: Tracker,
         reporter: Reporter,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.detector = detector
         self.loader = loader
@@ -118,39 +122,47 @@ class Trainer:
         self.folder = folder
         self.tracker = tracker
         self.reporter = reporter
+        self.callbacks = callbacks
         self.steps_per_epoch = math.ceil(len(loader) / settings.accumulate)
         self.epoch = 0  # the epoch being trained, from 0
         self.step = 0  # optimizer steps done in it
+        self.losses = LossSums()  # of these steps
+        self.ending: str | None = None  # why the training ends before its last epoch
         self.best_score, self.best_epoch = -1.0, 0
         self.history: list[dict[str, float]] = []
+        self._watch = FiniteWatch()
         if settings.channels_last:
             detector.to(memory_format=torch.channels_last)
         self.ema = ModelEma(detector) if settings.ema else None
         kind = settings.quantization_aware
         self.simulation = Int8Simulation(detector, kind).to(settings.device) if kind else None
-        self.network: nn.Module = self.simulation.of(detector) if self.simulation else detector
+        network: nn.Module = self.simulation.of(detector) if self.simulation else detector
         if settings.compile:
-            self.network.compile()
-        if world_size() > 1:
-            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
+            network.compile()
+        self.network = distributed_module(network)
+        self.gradients = Gradients(detector, self.network, precision, settings.device, settings.channels_last, reporter)
 
     def fit(self) -> TrainResult:
-        """Train from where the state stands to the last epoch.
+        """Train from where the state stands to the last epoch, or to the one that a callback makes the last.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; `latest_ckpt.pth` holds the very step that was reached.
-            ModelError: the loss is no longer finite.
+            Interrupted: Ctrl-C, SIGTERM or SIGHUP; `latest_ckpt.pth` holds the very step that was reached.
+            ModelError: the loss is no longer finite; `not_finite.pth` holds the batch. Or memory doesn't hold one image.
             ArtifactError: a checkpoint can't be written; the one before survives.
         """
         started = time.perf_counter()
         with stop_requests() as stop_requested:
-            while self.epoch < self.settings.epochs:
-                losses = self._train_epoch(stop_requested)
-                self._finish_epoch(losses)
-                if any_rank(stop_requested()):
+            while self.epoch < self.settings.epochs and self.ending is None:
+                self._train_epoch(stop_requested)
+                self._finish_epoch()
+                if any_rank(stop_requested())[0]:
                     raise self._interrupted()
+        if self.ending is not None:
+            self.reporter.note(f"training ends with epoch {self.epoch} of {self.settings.epochs}: {self.ending}")
+        best = self.folder / "best_ckpt.pth"
+        self.reporter.note(f"best AP {self.best_score:.4f} in epoch {self.best_epoch}: {best}")
         return TrainResult(
-            self.folder / "best_ckpt.pth",
+            best,
             self.folder / "latest_ckpt.pth",
             self.best_score,
             self.best_epoch,
@@ -158,24 +170,55 @@ class Trainer:
             time.perf_counter() - started,
         )
 
-    def _train_epoch(self, stop_requested: Callable[[], bool]) -> dict[str, float]:
-        """Run the rest of the current epoch; returns the mean of each loss over the steps run."""
+    def finish(self, reason: str) -> None:
+        """Make the epoch that is being trained the last one; for callbacks."""
+        self.ending = self.ending or reason
+
+    def _train_epoch(self, stop_requested: Callable[[], bool]) -> None:
+        """Run the rest of the current epoch."""
         self.network.train()
-        sums: dict[str, float] = {}
-        first = self.step
-        batches = self.loader.epoch(self.epoch, start_step=first * self.settings.accumulate)
+        batches = self.loader.epoch(self.epoch, start_step=self.step * self.settings.accumulate)
+        before: list[Batch] = []
         for group in _groups(batches, self.settings.accumulate):
             learning_rate = self._set_learning_rate()
             losses = self._optimizer_step(group)
             self.step += 1
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
+            self.losses.add(losses)
+            for callback in self.callbacks:
+                callback.after_step(self)
+            bad = self._watch.push(losses["total"], self.step)
+            stop = self._vote(stop_requested(), bad, group if bad == self.step else before)
             if self.step % self.settings.print_interval == 0 or self.step == self.steps_per_epoch:
-                self._report_step(losses, learning_rate)
-            if any_rank(stop_requested()):
+                self._report_step(read_back(losses), learning_rate)
+            before = group
+            if stop:
+                self._vote(True, self._watch.settle(), before)
                 self._save("latest_ckpt.pth")
                 raise self._interrupted()
-        return {name: total / max(1, self.step - first) for name, total in sums.items()}
+        self._vote(False, self._watch.settle(), before)
+
+    def _vote(self, stop: bool, bad_step: int | None, batches: list[Batch]) -> bool:
+        """Whether any process was asked to stop; all end together when the loss of one is no longer finite."""
+        stop, bad = any_rank(stop, bad_step is not None)
+        if bad:
+            raise self._not_finite(bad_step, batches)
+        return stop
+
+    def _not_finite(self, step: int | None, batches: list[Batch]) -> ModelError:
+        """The error to raise; the process in which it happened saves `batches`, those of the step."""
+        hint = "lower the learning rate, lengthen warmup_epochs, set clip_grad_norm or switch fp16 off"
+        if step is None:
+            return ModelError(f"the loss of another process is no longer finite in epoch {self.epoch + 1}", hint)
+        path = self.folder / ("not_finite.pth" if is_main() else f"not_finite_{rank()}.pth")
+        fields = [{"images": b.images, "boxes": b.targets.boxes, "labels": b.targets.labels} for b in batches]
+        indices = [index for batch in batches for index in batch.indices]
+        save_checkpoint(path, {"batches": fields, "indices": indices})
+        images = ", ".join(str(self.loader.dataset.annotation(index).image_id) for index in indices)
+        return ModelError(
+            f"the loss is no longer finite in epoch {self.epoch + 1}, step {step}; its batch is in {path}, "
+            f"made of the images {images} and their partners",
+            hint,
+        )
 
     def _set_learning_rate(self) -> float:
         step = self.epoch * self.steps_per_epoch + self.step
@@ -183,77 +226,72 @@ class Trainer:
             group["lr"] = self.scheduler.learning_rate(step, group["base_lr"])
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _optimizer_step(self, group: list[Batch]) -> dict[str, float]:
-        """One update from the batches of `group`; returns their mean losses.
-
-        The losses are read back every step: on the CPU that is free, and a NaN is caught where it arises.
-        """
+    def _optimizer_step(self, group: list[Batch]) -> dict[str, Tensor]:
+        """One update from the batches of `group`; returns their mean losses, float scalars on the device."""
         closed = self.settings.no_aug_epochs > 0 and self.epoch >= self.settings.epochs - self.settings.no_aug_epochs
-        means: dict[str, float] = {}
-        self.optimizer.zero_grad(set_to_none=True)
-        for batch in group:
-            images = self._prepare(batch.images)
-            with self.precision.autocast():
-                raw = self.network(images)
-            losses = self.detector.loss(raw, batch.targets.to(self.settings.device), augmentation_closed=closed)
-            self.precision.scaler.scale(losses["total"] / len(group)).backward()
-            for name, value in losses.items():
-                means[name] = means.get(name, 0.0) + float(value.detach()) / len(group)
-        if not math.isfinite(means["total"]):
-            raise ModelError(
-                f"the loss became {means['total']} in epoch {self.epoch + 1}, step {self.step + 1}",
-                "lower the learning rate, lengthen warmup_epochs or switch fp16 off",
-            )
-        scale_before = self.precision.scaler.get_scale()
+        losses = self.gradients.compute(group, augmentation_closed=closed)
+        if self.callbacks:
+            self.precision.scaler.unscale_(self.optimizer)
+        for callback in self.callbacks:
+            callback.before_update(self)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
-        if self.ema and self.precision.scaler.get_scale() >= scale_before:  # a skipped step changes no weights
+        if self.ema:
             self.ema.update(self.detector)
-        return means
+        return losses
 
-    def _prepare(self, images: Tensor) -> Tensor:
-        images = normalize(images.to(self.settings.device, non_blocking=True), self.detector.spec.preprocess)
-        return images.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else images
-
-    def _finish_epoch(self, losses: dict[str, float]) -> None:
+    def _finish_epoch(self) -> None:
         """Save, evaluate if it is time, save again. A kill during the evaluation loses no training step: a resumed run
         finds all steps of the epoch done and begins with the evaluation."""
         average_buffers(self.network)
         if self.ema:
             average_buffers(self.ema.model)
         self._save("latest_ckpt.pth")
+        for callback in self.callbacks:
+            callback.after_epoch(self)
+        self._agree_on_the_end()
         record = {
             "epoch": float(self.epoch + 1),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            **losses,
+            **self.losses.means(),
         }
-        last = self.epoch + 1 == self.settings.epochs
-        score = None
+        last = self.epoch + 1 == self.settings.epochs or self.ending is not None
+        metrics: Mapping[str, float] = {}
         if last or (self.epoch + 1) % self.settings.eval_interval == 0:
             weights = self.ema.model if self.ema else self.detector
             metrics = self.evaluate(self.simulation.of(weights) if self.simulation else weights)
-            score = metrics["AP"]
-            record.update(metrics)
-            self.tracker.scalars(self.epoch + 1, {f"val/{name}": value for name, value in metrics.items()})
-        self.history.append(record)
-        self.epoch, self.step = self.epoch + 1, 0
-        if score is not None and score > self.best_score:
-            self.best_score, self.best_epoch = score, self.epoch
-            self._save("best_ckpt.pth")
-        if score is not None and self.settings.save_history:
-            self._save(f"epoch_{self.epoch}_ckpt.pth")
+        self.history.append({**record, **metrics})
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, LossSums()
+        if metrics:
+            self._judge(metrics)
+        self._agree_on_the_end()
         self._save("latest_ckpt.pth")
+
+    def _agree_on_the_end(self) -> None:
+        if any_rank(self.ending is not None)[0]:
+            self.finish("another process ended it")
+
+    def _judge(self, metrics: Mapping[str, float]) -> None:
+        """Keep the best epoch, tell people, the tracker and the callbacks."""
+        if metrics["AP"] > self.best_score:
+            self.best_score, self.best_epoch = metrics["AP"], self.epoch
+            self._save("best_ckpt.pth")
+        if self.settings.save_history:
+            self._save(f"epoch_{self.epoch}_ckpt.pth")
+        self.tracker.scalars(self.epoch, {f"val/{name}": value for name, value in metrics.items()})
+        said = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("AP", "AP50") if name in metrics)
+        first = self.best_epoch == self.epoch
+        best = "the best so far" if first else f"best AP {self.best_score:.4f} in epoch {self.best_epoch}"
+        self.reporter.note(f"epoch {self.epoch}/{self.settings.epochs}: {said} ({best})")
+        for callback in self.callbacks:
+            callback.after_evaluation(self, metrics)
 
     def _report_step(self, losses: dict[str, float], learning_rate: float) -> None:
         step = self.epoch * self.steps_per_epoch + self.step
         shown = {"lr": learning_rate, **losses}
         self.tracker.scalars(step, {f"train/{name}": value for name, value in shown.items()})
-        best = {"best AP": self.best_score} if self.best_epoch else {}
         self.reporter.progress(
-            f"epoch {self.epoch + 1}/{self.settings.epochs}",
-            step,
-            self.settings.epochs * self.steps_per_epoch,
-            shown | best,
+            f"epoch {self.epoch + 1}/{self.settings.epochs}", step, self.settings.epochs * self.steps_per_epoch, shown
         )
 
     def _interrupted(self) -> Interrupted:
@@ -280,15 +318,20 @@ class Trainer:
             "simulation": self.simulation.state_dict() if self.simulation else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
+            "precision": self.precision.description,
             "epoch": self.epoch,
             "step": self.step,
+            "losses": self.losses.sums,
+            "parts": self.gradients.parts,
+            "ending": self.ending,
+            "run": self._facts().document(),
             "steps_per_epoch": self.steps_per_epoch,
             "settings": dataclasses.asdict(self.settings),
             "data_seed": self.loader.seed,
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "history": self.history,
-            "generators": generator_states(),
+            "generators": generator_states(self.settings.device),
         }
 
     def resume(self, path: Path, start_epoch: int | None = None) -> None:
@@ -305,47 +348,39 @@ class Trainer:
                 differ, so that it can't go on as it was.
         """
         state = read_checkpoint(path)
-        self._check_compatible(path, state)
+        if different := RunFacts.of_state(state).differences(self._facts()):
+            raise ArtifactError(
+                f"{path} can't be resumed with this config ({'; '.join(different)})",
+                "use the config saved beside the checkpoint, or start anew with model.model_path",
+            )
         self.detector.load_state_dict(state["live_model"] or state["model"])
         if self.ema:
             self.ema.load_state(state["model"], state["ema_updates"])
         if self.simulation:
             self.simulation.load_state_dict(state["simulation"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self._resume_precision(state)
+        self.epoch, self.step, self.gradients.parts = state["epoch"], state["step"], state.get("parts", 1)
+        self.losses = LossSums(state["losses"], self.step) if "losses" in state else LossSums()
         if start_epoch is not None:
-            self.epoch, self.step = start_epoch, 0
+            self.epoch, self.step, self.losses = start_epoch, 0, LossSums()
         self.best_score, self.best_epoch, self.history = state["best_score"], state["best_epoch"], state["history"]
-        restore_generators(state["generators"])
+        restore_generators(state["generators"], self.settings.device)
         if self.best_epoch and is_main():
             best = path.with_name("best_ckpt.pth")
             save_checkpoint(self.folder / "best_ckpt.pth", read_checkpoint(best if best.exists() else path))
         self.reporter.note(f"resumed {path} at epoch {self.epoch + 1}, step {self.step + 1}")
 
-    def _check_compatible(self, path: Path, state: dict[str, Any]) -> None:
-        mine = {
-            "model": self.detector.spec.to_dict(),
-            "steps per epoch": self.steps_per_epoch,
-            "ema": self.settings.ema,
-            "quantization_aware": self.settings.quantization_aware,
-            "accumulate": self.settings.accumulate,
-            "data seed": self.loader.seed,
-        }
-        theirs = {
-            "model": state["spec"],
-            "steps per epoch": state["steps_per_epoch"],
-            "ema": state["settings"]["ema"],
-            "quantization_aware": state["settings"].get("quantization_aware"),  # older checkpoints don't say
-            "accumulate": state["settings"]["accumulate"],
-            "data seed": state["data_seed"],
-        }
-        different = [f"{name}: {theirs[name]} there, {mine[name]} here" for name in mine if mine[name] != theirs[name]]
-        if different:
-            raise ArtifactError(
-                f"{path} can't be resumed with this config ({'; '.join(different)})",
-                "use the config saved beside the checkpoint, or start anew with model.model_path",
-            )
+    def _resume_precision(self, state: Mapping[str, Any]) -> None:
+        """Take over the scale of the loss; a run in float32 has none, and one on another device may compute otherwise."""
+        if state["scaler"]:
+            self.precision.scaler.load_state_dict(state["scaler"])
+        before = state.get("precision", self.precision.description)  # older checkpoints don't say
+        if before != self.precision.description:
+            self.reporter.note(f"the precision changes: {before} before, {self.precision.description} from here on")
+
+    def _facts(self) -> RunFacts:
+        return facts_of(self.detector, self.loader, self.optimizer, self.settings)
 
 
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
