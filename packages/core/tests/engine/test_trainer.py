@@ -651,30 +651,44 @@ def test_a_closed_terminal_leaves_a_checkpoint_unless_nohup_wants_to_go_on(tmp_p
         signal.signal(signal.SIGHUP, before)
 
 
+InTwo = Callable[[Callable[[Path], Any], Path], list[Any]]
+
+
+class PoisonedInOne(TinyDetector):
+    """Its loss in the second process is no number in the third step."""
+
+    steps = 0
+
+    def loss(self, raw: Any, targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+        self.steps += 1
+        losses = super().loss(raw, targets, augmentation_closed=augmentation_closed)
+        return {**losses, "total": losses["total"] * (math.nan if self.steps == 3 and rank() == 1 else 1.0)}
+
+
+def train_poisoned(folder: Path) -> None:
+    make_trainer(folder, make_detector=PoisonedInOne).fit()
+
+
 def test_a_loss_that_is_not_finite_in_one_process_ends_all_of_them_together(
-    tmp_path: Path, in_two_processes: Callable[[Callable[[], Any]], list[Any]]
+    tmp_path: Path, training_in_two: InTwo
 ) -> None:
-    class Poisoned(TinyDetector):
-        steps = 0
-
-        def loss(self, raw: Any, targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
-            self.steps += 1
-            losses = super().loss(raw, targets, augmentation_closed=augmentation_closed)
-            return {**losses, "total": losses["total"] * (math.nan if self.steps == 3 and rank() == 1 else 1.0)}
-
-    first, second = in_two_processes(lambda: make_trainer(tmp_path, make_detector=Poisoned).fit())
+    first, second = training_in_two(train_poisoned, tmp_path)
     assert "the loss of another process is no longer finite in epoch 1" in first.message
     assert "no longer finite in epoch 1, step 3; its batch is in" in second.message
     assert [path.name for path in tmp_path.iterdir()] == ["not_finite_1.pth"]
 
 
-def test_a_callback_that_ends_the_training_in_one_process_ends_it_in_all(
-    tmp_path: Path, in_two_processes: Callable[[Callable[[], Any]], list[Any]]
-) -> None:
-    class Tired(Callback):
-        def after_evaluation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-            if rank() == 1:
-                trainer.finish("tired")
+class TiredInOne(Callback):
+    def after_evaluation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if rank() == 1:
+            trainer.finish("tired")
 
-    answers = in_two_processes(lambda: len(make_trainer(tmp_path, callbacks=[Tired()]).fit().history))
-    assert answers == [1, 1]
+
+def train_tired(folder: Path) -> int:
+    return len(make_trainer(folder, callbacks=[TiredInOne()]).fit().history)
+
+
+def test_a_callback_that_ends_the_training_in_one_process_ends_it_in_all(
+    tmp_path: Path, training_in_two: InTwo
+) -> None:
+    assert training_in_two(train_tired, tmp_path) == [1, 1]

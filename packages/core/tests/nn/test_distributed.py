@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,35 +52,36 @@ def test_batch_norm_statistics_become_those_of_all_values_together(in_two_proces
         np.testing.assert_allclose(variance, values.var(0), rtol=32 / 31 - 1 + 1e-5)  # of a share, the n - 1 form
 
 
+def accumulate_two(folder: Path) -> Any:
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = distributed_module(nn.Linear(3, 1))
+    calls = []
+
+    def hook(state, bucket):  # DDP wants its own annotations or none
+        calls.append(1)
+        done: Any = torch.futures.Future()
+        dist.all_reduce(bucket.buffer())
+        done.set_result(bucket.buffer() / 2)
+        return done
+
+    model.register_comm_hook(None, hook)
+    batches = torch.arange(12.0).reshape(4, 3)[rank() * 2 : rank() * 2 + 2]
+    with without_averaging(model):
+        (model(batches[:1]).square().mean() / 2).backward()
+    (model(batches[1:]).square().mean() / 2).backward()
+    return len(calls), model.module.weight.grad.numpy(), [str(w.message) for w in caught]
+
+
 def test_accumulated_batches_are_averaged_over_the_processes_once_and_without_a_warning(
-    in_two_processes: InTwo,
+    tmp_path: Path, training_in_two: Callable[[Callable[[Path], Any], Path], list[Any]]
 ) -> None:
-    def work() -> Any:
-        torch.manual_seed(0)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model = distributed_module(nn.Linear(3, 1))
-        calls = []
-
-        def hook(state, bucket):  # DDP wants its own annotations or none
-            calls.append(1)
-            done: Any = torch.futures.Future()
-            dist.all_reduce(bucket.buffer())
-            done.set_result(bucket.buffer() / 2)
-            return done
-
-        model.register_comm_hook(None, hook)
-        batches = torch.arange(12.0).reshape(4, 3)[rank() * 2 : rank() * 2 + 2]
-        with without_averaging(model):
-            (model(batches[:1]).square().mean() / 2).backward()
-        (model(batches[1:]).square().mean() / 2).backward()
-        return len(calls), model.module.weight.grad.numpy(), [str(w.message) for w in caught]
-
     torch.manual_seed(0)
     alone = nn.Linear(3, 1)
     alone(torch.arange(12.0).reshape(4, 3)).square().mean().backward()
     assert alone.weight.grad is not None
-    for calls, gradient, warned in in_two_processes(work):
+    for calls, gradient, warned in training_in_two(accumulate_two, tmp_path):
         assert calls == 1
         np.testing.assert_allclose(gradient, alone.weight.grad.numpy(), rtol=1e-5)
         assert not [text for text in warned if "deprecated" in text]
@@ -144,6 +146,7 @@ def test_the_group_outlives_an_error_until_its_message_is_out(monkeypatch: pytes
 
 def test_processes_wait_a_day_for_each_other_by_gloo(in_two_processes: InTwo) -> None:
     def work() -> Any:
+        dist.barrier()  # neither leaves before both are here
         group: Any = dist.group.WORLD
         return group._get_backend(torch.device("cpu")).options._timeout
 

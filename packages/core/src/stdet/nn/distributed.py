@@ -51,6 +51,10 @@ def process_group(device: str = "auto") -> Iterator[None]:
             f"RANK is set, but this process can't join the others: {str(error).splitlines()[0]}",
             "start several processes with torchrun, or unset RANK and WORLD_SIZE to run alone",
         ) from error
+    except RuntimeError as error:
+        if _tells_of_a_lost_peer(error):
+            raise _lost() from error
+        raise
     _wait_long()
     try:
         yield
@@ -58,7 +62,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
         if not on_cuda:  # NCCL could wait here for a process that waits itself
             atexit.register(dist.destroy_process_group)
         if _tells_of_a_lost_peer(error):
-            raise PeerLost("another process failed", "its own message says why") from error
+            raise _lost() from error
         raise
     dist.destroy_process_group()
 
@@ -79,6 +83,10 @@ def _own_cuda_device() -> int:
             f"torchrun --nproc_per_node={count}, or training.device=cpu",
         )
     return number
+
+
+def _lost() -> PeerLost:
+    return PeerLost("another process failed", "its own message says why")
 
 
 def _tells_of_a_lost_peer(error: BaseException) -> bool:
