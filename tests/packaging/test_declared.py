@@ -39,8 +39,8 @@ def distribution(module: str) -> str:
     return OURS.get(module) or canonicalize_name(INSTALLED.get(module, [module])[0])
 
 
-BEHIND = {"torch.utils.tensorboard": "tensorboard"}
-"""Modules that import another distribution than their own."""
+BEHIND = {"mmengine.registry": "packaging", "torch.utils.tensorboard": "tensorboard"}
+"""Modules that import another distribution than their own; mmengine does not declare it."""
 
 
 @dataclass

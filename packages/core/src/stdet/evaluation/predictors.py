@@ -75,6 +75,7 @@ class OnnxPredictor:
         Raises:
             ArtifactError: not a readable ONNX file, one with an integer border without quantization, or one whose
                 input or number of outputs isn't what `decoder` says.
+            MissingExtraError: onnxruntime is not installed.
         """
         path = model.path
         need("onnxruntime", f"running {path}")
