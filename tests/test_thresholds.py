@@ -166,7 +166,7 @@ def test_the_judge_of_a_quantization_scores_by_the_thresholds_of_an_evaluation(
 
     checked = api.load_config(config, overrides, "quantization")
     builder = Builder(checked, load_plugins()[0])
-    spec = builder.foreign_spec(("disc", "star"), (SIZE, SIZE))
+    spec = builder.foreign_spec(("disc", "star"), "model", 3)
     images = builder.dataset("val", spec.class_names, spec=spec)
     model = ModelFile.at(config.parent / "model.onnx")
     evaluator = judge.make_evaluator(builder, spec, images, None, SilentReporter())

@@ -16,7 +16,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stdet_models_yolod.detector import _decode_boxes, _grid
+from stdet.boxes import decode_grid_boxes, grid_cells
 from stdet_models_yolod.simota import _cheapest, _one_box_each, assign, pairwise_iou_cxcywh
 
 SHARED = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[4] / "shared"))
@@ -177,7 +177,7 @@ def test_the_assignment_is_the_papers_on_trained_weights() -> None:
     annotations = json.loads((data / "annotations/instances_val2017.json").read_text())
     positions = {c["id"]: i for i, c in enumerate(sorted(annotations["categories"], key=lambda c: c["id"]))}
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    cells, strides = _grid([(52, 52), (26, 26), (13, 13)], (8, 16, 32), torch.device("cpu"))
+    cells, strides = grid_cells([(52, 52), (26, 26), (13, 13)], (8, 16, 32), torch.device("cpu"))
     anchors = (cells + 0.5) * strides[:, None], strides
     checked = most = 0
     for entry in annotations["images"][:6]:
@@ -195,7 +195,14 @@ def test_the_assignment_is_the_papers_on_trained_weights() -> None:
         gt = torch.cat((xywh[..., :2] + xywh[..., 2:] / 2, xywh[..., 2:]), -1)
         labels = torch.tensor([[positions[a["category_id"]] for a in own]])
         logits = output[..., 4:].clamp(1e-6, 1 - 1e-6).logit()
-        case = (_decode_boxes(output[..., :4], cells, strides), logits[..., 1:], logits[..., :1], *anchors, gt, labels)
+        case = (
+            decode_grid_boxes(output[..., :4], cells, strides),
+            logits[..., 1:],
+            logits[..., :1],
+            *anchors,
+            gt,
+            labels,
+        )
         try:
             check(case)
         except Unclear:

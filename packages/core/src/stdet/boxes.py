@@ -6,6 +6,8 @@ the same unit, pixels or parts of the image. Give float32: areas of large boxes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,3 +60,25 @@ def aligned_iou(one: Tensor, other: Tensor) -> Tensor:
 def pairwise_iou(one: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of every pair: xyxy (..., N, 4) and (..., M, 4) to (..., N, M), as `aligned_iou`."""
     return aligned_iou(one[..., :, None, :], other[..., None, :, :])
+
+
+def grid_cells(
+    sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Cell indices (N, 2) as (x, y) and strides (N,) of all anchors, float32: levels, then rows, then columns.
+
+    Args:
+        sizes: (height, width) of each level in cells.
+    """
+    cells = []
+    for height, width in sizes:
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        cells.append(torch.stack((x, y), -1).reshape(-1, 2).float())
+    counts = torch.tensor([height * width for height, width in sizes], device=device)
+    per_level = torch.tensor([float(s) for s in strides], device=device)
+    return torch.cat(cells), per_level.repeat_interleave(counts)
+
+
+def decode_grid_boxes(raw: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
+    """YOLOX's raw (B, N, 4) regression (arXiv 2107.08430) to cxcywh in pixels; the rest as `grid_cells` gives it."""
+    return torch.cat((raw[..., :2] + cells, raw[..., 2:].exp()), -1) * strides[:, None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stdet.config import Config, preprocess_of
+from stdet.config import Config, merge_preprocess, preprocess_of
 from stdet.data.loader import TrainLoader, multiscale_sizes
 from stdet.data.source import DataSource
 from stdet.engine.optimizers import make_optimizer
@@ -16,11 +16,19 @@ from stdet.engine.trainer import TrainSettings
 from stdet.errors import ConfigError, DataError, ModelError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import DeployTarget
-from stdet.interfaces.detector import Detector
+from stdet.interfaces.detector import Decoder, Detector
 from stdet.interfaces.published import PublishedWeights, choose_weights
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
 from stdet.nn.distributed import rank, world_size
-from stdet.structures import SCORED_FROM, SHOWN_FROM, DetectorSpec, Thresholds
+from stdet.structures import (
+    COLOR_CHANNELS,
+    SCORED_FROM,
+    SHOWN_FROM,
+    ColorMode,
+    DetectorSpec,
+    Preprocess,
+    Thresholds,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +86,46 @@ class Builder(DataSource):
             family, section.model_name, section.pretrained_dataset, shape[2] if shape else None, width
         )
 
-    def foreign_spec(self, class_names: tuple[str, ...], size: tuple[int, int] | None) -> DetectorSpec:
-        """The spec of somebody else's ONNX: the family's conventions, the graph's own input size when it has one."""
-        family = self.config.family
-        assert family is not None
-        preprocess = preprocess_of(self.config)
-        name = self.config.model.model_name or self.catalogue.model_of(family)
-        return family.spec(name, class_names, preprocess.with_size(*size) if size else preprocess, options={})
+    def foreign_spec(self, class_names: tuple[str, ...], stem: str, channels: int | None) -> DetectorSpec:
+        """The spec of somebody else's ONNX: what the config says, over the conventions of the family or head it names.
 
-    def decoder(self, spec: DetectorSpec) -> Detector:
-        """A model without weights that can read the outputs of any model with this spec."""
+        Args:
+            stem: what to call the model when the config doesn't.
+            channels: of the file's image, None where the file doesn't say; they tell the colours when nothing else does.
+        """
+        family, section = self.config.family, self.config.model
+        if family is not None:
+            name = section.model_name or self.catalogue.model_of(family)
+            return family.spec(name, class_names, preprocess_of(self.config), options={})
+        head = self.catalogue.heads()[section.head] if section.head else None
+        colours: ColorMode = "grayscale" if channels == 1 else "rgba" if channels == 4 else "rgb"
+        count = COLOR_CHANNELS[colours]
+        neutral = Preprocess(640, 640, color_mode=colours, mean=(0.0,) * count, std=(1.0,) * count)
+        preprocess = merge_preprocess(head.preprocess if head else neutral, section, self.config.preprocessing)
+        return DetectorSpec(stem, "", class_names, preprocess, head.name if head else "", (8, 16, 32) if head else ())
+
+    def skeleton(self, spec: DetectorSpec) -> Detector:
+        """A registered model without weights."""
         with torch.device("meta"):
             return self.detector(spec)
+
+    def decoder(self, spec: DetectorSpec) -> Decoder:
+        """What reads the outputs of any model with this spec, without weights.
+
+        Raises:
+            ModelError: the spec is of somebody else's network, and doesn't say how its outputs are read.
+        """
+        if spec.model_type:
+            return self.skeleton(spec)
+        head = spec.box_coding or self.config.model.head
+        if head is None:
+            known = "; ".join(f"{form.name} {form.summary}" for form in self.catalogue.heads().values())
+            raise ModelError(
+                f"nothing says how the outputs of {spec.model_name} are read",
+                f"set model.head ({known}), or model.model_type for outputs like those of a family",
+            )
+        found: Decoder = self.catalogue.decoder(head, spec)
+        return found
 
     def thresholds(self) -> Thresholds:
         """Which candidates are scored, as the `postprocessing` section says."""
@@ -155,7 +191,7 @@ class Builder(DataSource):
 
     def untrained_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of the model, without weights: names and learning rates are what they are for."""
-        return self.optimizer(self.decoder(self.spec_without_data())).param_groups
+        return self.optimizer(self.skeleton(self.spec_without_data())).param_groups
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch, from the number of training images.

@@ -67,25 +67,27 @@ class OnnxFacts:
         return f"opset {self.opset}; takes {', '.join(str(each) for each in self.inputs)}; gives {told}"
 
     @property
+    def no_image(self) -> str:
+        """Why what it takes isn't one image (batch, channels, height, width); empty when it is."""
+        (first, *others), known = self.inputs, self.inputs[0].shape
+        if others:
+            return "has several inputs"
+        if first.element not in ("float32", "float16", "uint8", "int8"):
+            return f"takes {first.element}"
+        if known is not None and (len(known) != 4 or known[1] not in (None, 1, 3, 4)):
+            return "takes no image (batch, channels, height, width)"
+        return ""
+
+    @property
     def image(self) -> TensorFacts:
         """The input, which is an image.
 
         Raises:
-            ArtifactError: there are several, or it isn't (batch, channels, height, width) of numbers.
+            ArtifactError: it isn't one.
         """
-        (first, *others), known = self.inputs, self.inputs[0].shape
-        wrong = (
-            "has several inputs"
-            if others
-            else f"takes {first.element}"
-            if first.element not in ("float32", "float16", "uint8", "int8")
-            else "takes no image (batch, channels, height, width)"
-            if known is not None and (len(known) != 4 or known[1] not in (None, 1, 3, 4))
-            else ""
-        )
-        if wrong:
-            raise ArtifactError(f"{self.path} {wrong}: {self.describe()}", _HINT)
-        return first
+        if self.no_image:
+            raise ArtifactError(f"{self.path} {self.no_image}: {self.describe()}", _HINT)
+        return self.inputs[0]
 
     @property
     def size(self) -> tuple[int, int] | None:

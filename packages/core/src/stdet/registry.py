@@ -204,6 +204,25 @@ class Catalogue:
             raise absence
         return found[0][0] if found else None
 
+    def heads(self) -> dict[str, Any]:
+        """Every way to read outputs that `model.head` may name: core's and those of installed families."""
+        from stdet.interfaces.heads import HEADS
+
+        brought = (head for family, _ in self._sound_families for head in family.heads)
+        return {head.name: head for head in (*brought, *HEADS)}
+
+    def decoder(self, head: str, spec: Any) -> Any:
+        """What reads outputs of the form `head`.
+
+        Raises:
+            PluginError: nobody knows it, or it can't be imported.
+        """
+        form = self.heads().get(head)
+        if form is None:
+            known = ", ".join(sorted(self.heads()))
+            raise PluginError(f"no installed package reads the head `{head}`", f"known are {known}")
+        return _resolve(Entry("models", head, form.target, form.summary, "stdet-core", ""), "target", form.target)(spec)
+
     def model_of(self, family: Any) -> str:
         """A model of `family`: any of them can read the outputs of the others."""
         entry = next(owners[0] for found, owners in self._sound_families if found is family)

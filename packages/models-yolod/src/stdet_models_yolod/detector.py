@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stdet.boxes import decode_grid_boxes, grid_cells
 from stdet.interfaces.detector import Candidates, Detector, OutputPart, Targets
 from stdet.interfaces.family import Options
 from stdet.nn.distributed import mean_over_ranks
@@ -63,8 +64,10 @@ class StYolod(Detector):
     def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
         output = outputs[0].float()
         height, width = input_size or self.spec.preprocess.size
-        cells, strides = _grid([(height // s, width // s) for s in self.spec.strides], self.spec.strides, output.device)
-        boxes = _decode_boxes(output[..., :4], cells, strides)
+        cells, strides = grid_cells(
+            [(height // s, width // s) for s in self.spec.strides], self.spec.strides, output.device
+        )
+        boxes = decode_grid_boxes(output[..., :4], cells, strides)
         half = boxes[..., 2:] / 2
         corners = torch.cat((boxes[..., :2] - half, boxes[..., :2] + half), -1)
         return Candidates(corners, output[..., 4:5] * output[..., 5:])
@@ -76,8 +79,8 @@ class StYolod(Detector):
         """
         regression, objectness, classes = (_rows(raw[kind::3]) for kind in range(3))
         sizes = [(box.shape[2], box.shape[3]) for box in raw[0::3]]
-        cells, strides = _grid(sizes, self.spec.strides, regression.device)
-        boxes = _decode_boxes(regression, cells, strides)
+        cells, strides = grid_cells(sizes, self.spec.strides, regression.device)
+        boxes = decode_grid_boxes(regression, cells, strides)
         gt_boxes, labels = _cxcywh(targets.boxes.float()), targets.labels
         found = assign(boxes, classes, objectness, (cells + 0.5) * strides[:, None], strides, gt_boxes, labels)
 
@@ -123,22 +126,6 @@ class StYolod(Detector):
 def _rows(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, n, h, w) of the levels to float32 rows (B, N, n)."""
     return torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2).float()
-
-
-def _grid(sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cell indices (N, 2) as (x, y) and strides (N,) of all anchors, float32: levels, then rows, then columns."""
-    cells = []
-    for height, width in sizes:
-        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-        cells.append(torch.stack((x, y), -1).reshape(-1, 2).float())
-    counts = torch.tensor([height * width for height, width in sizes], device=device)
-    per_level = torch.tensor([float(s) for s in strides], device=device)
-    return torch.cat(cells), per_level.repeat_interleave(counts)
-
-
-def _decode_boxes(raw: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
-    """Raw (B, N, 4) regression to cxcywh pixels."""
-    return torch.cat((raw[..., :2] + cells, raw[..., 2:].exp()), -1) * strides[:, None]
 
 
 def _cxcywh(boxes: Tensor) -> Tensor:

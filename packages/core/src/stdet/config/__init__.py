@@ -1,6 +1,6 @@
 """Config files: YAML in, a checked `Config` out, with every mistake reported at once."""
 
-from stdet.config.checked import Config, Contributed, preprocess_of, to_yaml
+from stdet.config.checked import Config, Contributed, merge_preprocess, preprocess_of, to_yaml
 from stdet.config.json_schema import to_json_schema
 from stdet.config.load import load, load_text
 from stdet.config.problems import ConfigProblems, Problem
@@ -15,6 +15,7 @@ __all__ = [
     "Problem",
     "load",
     "load_text",
+    "merge_preprocess",
     "preprocess_of",
     "to_json_schema",
     "to_yaml",

@@ -81,11 +81,11 @@ def preprocess_of(config: Config) -> Preprocess:
     """
     if config.family is None:
         raise ConfigError("the config names no model", "set model.model_name or model.model_type")
-    return merge_preprocess(config.family, config.model, config.preprocessing)
+    return merge_preprocess(config.family.preprocess, config.model, config.preprocessing)
 
 
-def merge_preprocess(family: ModelFamily, model: sections.Model, section: sections.Preprocessing) -> Preprocess:
-    base = family.preprocess
+def merge_preprocess(base: Preprocess, model: sections.Model, section: sections.Preprocessing) -> Preprocess:
+    """What the sections say, over `base` where they are silent."""
     color_mode = section.color_mode or base.color_mode
     channels = COLOR_CHANNELS[color_mode]
 

@@ -11,6 +11,7 @@ from stdet.config.checked import merge_preprocess
 from stdet.config.problems import in_one_line
 from stdet.errors import StdetError
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.heads import HeadForm
 from stdet.interfaces.published import IMAGENET, choose_weights
 from stdet.structures import COLOR_CHANNELS, Preprocess
 
@@ -32,6 +33,8 @@ class Catalogue(Protocol):
     def family(self, model_name: str) -> ModelFamily: ...
 
     def families(self) -> dict[str, ModelFamily]: ...
+
+    def heads(self) -> dict[str, HeadForm]: ...
 
     def family_of_type(self, model_type: str) -> ModelFamily | None: ...
 
@@ -100,6 +103,8 @@ class Rules:
             self.problem(
                 "model.num_classes", f"is {model.num_classes}, but dataset.class_names has {len(dataset.class_names)}"
             )
+        if model.head is not None:
+            self._head(model)
         unused = [
             k for k in ("pretrained_dataset", "pretrained_input_shape") if getattr(model, k) and not model.pretrained
         ]
@@ -112,9 +117,20 @@ class Rules:
         if model.input_shape is not None:
             self._size(family, model.input_shape, preprocessing.color_mode or family.preprocess.color_mode)
         try:
-            self._note_preprocess(family, merge_preprocess(family, model, preprocessing))
+            self._note_preprocess(family, merge_preprocess(family.preprocess, model, preprocessing))
         except ValueError as error:
             self.problem("preprocessing", str(error))
+
+    def _head(self, model: sections.Model) -> None:
+        known = self.catalogue.heads()
+        if model.head not in known:
+            self.problem(
+                "model.head", f"found {model.head!r}", "; ".join(f"{n}: {h.summary}" for n, h in known.items())
+            )
+        elif self.family is not None:
+            self.problem("model.head", f"model_type {self.family.model_type} says already how outputs are read")
+        elif self.mode in TRAINING_MODES or self.mode == "export":
+            self.problem("model.head", f"is for an ONNX of another tool, which {self.mode} can't use")
 
     def _pretrained(self, family: ModelFamily, model: sections.Model) -> None:
         if self.mode not in TRAINING_MODES and model.pretrained_dataset == IMAGENET:

@@ -60,6 +60,11 @@ class General(Section):
 class Model(Section):
     framework: Literal["torch"] = Field("torch", description="only torch")
     model_type: str | None = Field(None, description="model family; needed only for an ONNX that isn't ours")
+    head: str | None = Field(
+        None,
+        description="how to read the outputs of an ONNX that isn't ours: yolox, yolox_decoded, yolov8, or what a plugin "
+        "brings; instead of model_type",
+    )
     model_name: str | None = Field(None, description="registered model; `stdet list models`")
     model_path: Path | None = Field(None, description="checkpoint (.pth, .pt) or ONNX to start from or work on")
     pretrained: bool = Field(False, description="start from published weights, or evaluate them")

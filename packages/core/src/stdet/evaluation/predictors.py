@@ -16,7 +16,7 @@ from torch import Tensor
 from stdet.artifacts import ModelFile
 from stdet.errors import ArtifactError, ModelError
 from stdet.extras import need
-from stdet.interfaces.detector import Candidates, Detector
+from stdet.interfaces.detector import Candidates, Decoder, Detector
 
 
 class Predictor(Protocol):
@@ -66,7 +66,7 @@ class OnnxPredictor:
     Integer inputs and outputs are converted by the scale and zero point of the (De)QuantizeLinear node at the border.
     """
 
-    def __init__(self, model: ModelFile, decoder: Detector, threads: int | None = None) -> None:
+    def __init__(self, model: ModelFile, decoder: Decoder, threads: int | None = None) -> None:
         """Args:
         model: an ONNX file.
         decoder: knows how to decode the outputs; its weights aren't used.
@@ -166,7 +166,8 @@ def _integer_borders(path: Path) -> dict[str, _Quantizer]:
     constants = {c.name: c for c in graph.initializer}
     constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
     found: dict[str, _Quantizer] = {}
-    for value, is_input in [*((v, True) for v in graph.input), *((v, False) for v in graph.output)]:
+    fed = [value for value in graph.input if value.name not in constants]  # old files list constants there as well
+    for value, is_input in [*((v, True) for v in fed), *((v, False) for v in graph.output)]:
         element = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         if not np.issubdtype(element, np.integer):
             continue

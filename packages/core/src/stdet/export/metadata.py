@@ -82,6 +82,15 @@ def copy_with_property(source: Path, target: Path, key: str, document: dict[str,
     write_bytes(target, lambda file: file.write(model.SerializeToString(deterministic=True)))
 
 
+def add_spec(path: Path, spec: DetectorSpec, provenance: dict[str, Any]) -> None:
+    """Let the ONNX file at `path` say its spec, atomically; what else its metadata says stays."""
+    model = onnx.load(path)
+    kept = _properties_of(model)
+    write_metadata(model, spec, provenance)
+    onnx.helper.set_model_props(model, kept | _properties_of(model))
+    write_bytes(path, lambda file: file.write(model.SerializeToString(deterministic=True)))
+
+
 def _properties(path: Path) -> dict[str, str]:
     return _properties_of(_load(path))
 

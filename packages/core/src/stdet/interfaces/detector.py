@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,22 @@ class OutputPart:
     @property
     def columns(self) -> slice:
         return slice(self.first, self.last)
+
+
+class Decoder(Protocol):
+    """Reads exported outputs: a `Detector`, or the head of somebody else's network."""
+
+    @property
+    def spec(self) -> DetectorSpec: ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+
+    def parts(self) -> tuple[OutputPart, ...]: ...
+
+    def box_coding(self) -> BoxCoding: ...
+
+    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates: ...
 
 
 class Detector(nn.Module, ABC):

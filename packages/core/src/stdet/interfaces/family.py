@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from stdet.interfaces.heads import HeadForm
 from stdet.structures import DetectorSpec, Preprocess
 
 
@@ -44,6 +45,7 @@ class ModelFamily:
             (`{"model.width_mult": "..."}`).
         weights: `package:file`, the JSON list of published weights in the family's package; see
             `stdet.interfaces.published`.
+        heads: more values of `model.head`, for outputs of other tools' networks.
     """
 
     model_type: str
@@ -62,6 +64,7 @@ class ModelFamily:
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     weights: str = ""
+    heads: tuple[HeadForm, ...] = ()
 
     def spec(
         self,

@@ -128,7 +128,7 @@ def _of_equal_size(source: DataSource, calibration: Chosen, class_names: tuple[s
     found = []
     for split in splits_of(source):
         try:
-            images = open_split(source, split, class_names).dataset
+            images = open_split(source, split, class_names or None).dataset
         except StdetError:
             continue
         alike = [index for index in range(len(images)) if _length(images, index) in lengths]
@@ -173,6 +173,8 @@ def _duplicates(calibration: Chosen, own: Fingerprints) -> Check:
 def _classes(
     calibration: Chosen, own: Fingerprints, class_names: tuple[str, ...], annotated: Sequence[Printed]
 ) -> Check:
+    if not class_names:
+        return Check("classes", "unknown", "nothing names the model's classes")
     known = [(calibration, np.arange(len(calibration)))] if calibration.annotated else []
     if not calibration.annotated:
         known = [(a.images, a.prints.index[among(a.prints.digests, own.digests)]) for a in annotated]  # type: ignore[misc]

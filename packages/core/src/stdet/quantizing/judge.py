@@ -30,7 +30,7 @@ def evaluation_set(builder: Builder, spec: DetectorSpec) -> DetectionDataset | N
     named = getattr(section, f"{split}_images_path") or getattr(section, f"{split}_split")
     if section.dataset_name != "synthetic" and not named:
         return None
-    return builder.dataset(split, spec.class_names, spec=spec)
+    return builder.dataset(split, spec.class_names or None, spec=spec)
 
 
 def make_evaluator(

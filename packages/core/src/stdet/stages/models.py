@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
-import onnx
-
 from stdet.artifacts import ModelFile, sha256_file
 from stdet.engine.checkpoint import read_checkpoint, spec_of
-from stdet.errors import ArtifactError, ModelError
+from stdet.errors import ArtifactError, ConfigError, ModelError
 from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
 from stdet.export.metadata import read_spec
 from stdet.export.onnx import export_onnx
@@ -17,6 +16,7 @@ from stdet.interfaces.detector import Detector
 from stdet.nn.fetch import fetch_weights
 from stdet.nn.weights import load_weights
 from stdet.runs.results import Exported
+from stdet.stages.foreign import foreign_predictor, foreign_spec, plain
 from stdet.stages.run import Run
 from stdet.structures import DetectorSpec
 
@@ -31,7 +31,10 @@ def model_file(run: Run) -> ModelFile | None:
     path = section.model_path
     if path is None and section.pretrained:
         path, _ = published(run)
-    return ModelFile.at(path) if path is not None else None
+    if path is None:
+        return None
+    file = ModelFile.at(path)
+    return plain(run, file) if file.is_onnx else file
 
 
 def detector_of(run: Run, checkpoint: ModelFile | None) -> Detector:
@@ -96,29 +99,26 @@ def predictor_of(run: Run, source: ModelFile | None) -> tuple[Predictor, Detecto
     """Something that predicts, from a checkpoint or an ONNX file, and its spec."""
     if source is not None and source.is_onnx:
         spec = onnx_spec(run, source.path)
-        return OnnxPredictor(source, run.builder.decoder(spec)), spec
+        if read_spec(source.path) is not None:
+            return OnnxPredictor(source, run.builder.decoder(spec)), spec
+        return foreign_predictor(run, source, spec), spec
     detector = detector_of(run, source)
     return TorchPredictor(detector.to(run.builder.device()), run.builder.device()), detector.spec
 
 
 def onnx_spec(run: Run, path: Path) -> DetectorSpec:
-    """The spec in an ONNX file's metadata, or for somebody else's file what the config and the graph say."""
-    spec = read_spec(path)
-    if spec is not None:
+    """The spec in an ONNX file's metadata, or for somebody else's file what the config and the graph say.
+
+    Raises:
+        ConfigError: the config names another head than the file.
+    """
+    spec, head = read_spec(path), run.builder.config.model.head
+    if spec is None:
+        return foreign_spec(run, path)
+    if head is None or head == spec.box_coding:
         return spec
-    builder = run.builder
-    family = builder.config.family
-    if family is None:
-        raise ModelError(
-            f"{path} has no stdet metadata, so its outputs can't be read",
-            "set model.model_type (and dataset.class_names)",
+    if spec.box_coding:
+        raise ConfigError(
+            f"model.head is {head}, but {path} says of itself that it is {spec.box_coding}", "leave it out"
         )
-    names = builder.class_names() or builder.dataset(builder.evaluation_split(), None).class_names
-    return builder.foreign_spec(names, _onnx_input_size(path))
-
-
-def _onnx_input_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) of the first input, None where they are dynamic."""
-    dims = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
-    height, width = (dim.dim_value for dim in dims[-2:])
-    return (height, width) if height > 0 and width > 0 else None
+    return dataclasses.replace(spec, box_coding=head)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stdet.artifacts import ModelFile, write_json
+from stdet.artifacts import ModelFile, sha256_file, write_json
 from stdet.errors import Rejected
 from stdet.evaluation.drop import Verdict
-from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, copy_with_property, read_spec
+from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, add_spec, copy_with_property, read_spec
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.deploy import CalibrationData, Evaluator, QuantizationResult
 from stdet.quantizing import doctor, images, judge
 from stdet.quantizing.choice import choose
 from stdet.runs.results import NotQuantized, Quantized
+from stdet.stages.foreign import foreign_predictor
 from stdet.stages.models import onnx_file, onnx_spec
 from stdet.stages.run import Run
 from stdet.structures import DetectorSpec
@@ -35,8 +36,13 @@ def quantize(run: Run) -> None:
     if evaluation is not None and config.operating_mode != "default":  # making one reads every image
         journal = run.folder.parent / "quantization_journal"
         evaluator = judge.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
+    foreign = read_spec(source.path) is None
+    if foreign and (config.max_drop is not None or evaluator is not None):
+        foreign_predictor(run, source, spec)  # whether its outputs can be judged is told before the work
     unjudged = path if config.max_drop is None else path.with_name(f"{path.stem}_unjudged.onnx")
     made = _into_int8(run, source.path, unjudged, calibration, evaluator)
+    if foreign and spec.class_names:
+        add_spec(unjudged, spec, {"float_model": source.path.name, "float_sha256": sha256_file(source.path)})
     run.float_onnx, run.model, verdict = source, ModelFile(path, "int8"), None
     if config.max_drop is not None:
         assert evaluation is not None  # the config was checked for it
@@ -57,7 +63,7 @@ def _calibration(run: Run, source: Path, spec: DetectorSpec, evaluation: Detecti
     if count:
         run.reporter.note(f"calibrating on {count} noise images: the int8 file will be unfit for accuracy")
         return images.noise(count, spec, builder.config.dataset.seed)
-    chosen = choose(builder, spec.class_names, spec)
+    chosen = choose(builder, spec.class_names or None, spec)
     run.reporter.note(f"calibrating on {len(chosen)} images of {chosen.source}")
     trained_with = spec.preprocess if read_spec(source) is not None else None
     found = doctor.examine_files(builder, chosen, spec.class_names, trained_with, evaluation, run.reporter)
