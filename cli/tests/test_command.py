@@ -129,11 +129,11 @@ REGISTER = "@hookimpl\ndef stdet_register_schedulers(register):\n    register({n
     [
         ("def broken(:", "broken", "SyntaxError"),
         ("import sys; sys.exit(0)", "broken", "SystemExit"),
-        (PLUGIN.format(api=99), "wrong-api", "made for plugin API 99, this stdet-core has API 1"),
-        (PLUGIN.format(api=1) + "@hookimpl\ndef stdet_register_shedulers(register): ...", "broken", "shedulers"),
-        (PLUGIN.format(api=1) + REGISTER.format(name="f", target="a:b") + "    1 / 0", "broken", "ZeroDivisionError"),
-        (PLUGIN.format(api=1) + REGISTER.format(name="f", target="a.b"), "broken", "module:attribute"),
-        (PLUGIN.format(api=1) + REGISTER.format(name="f", target="a:b"), "loaded", ""),
+        (PLUGIN.format(api=99), "wrong-api", "made for plugin API 99, this stdet-core has API 2"),
+        (PLUGIN.format(api=2) + "@hookimpl\ndef stdet_register_shedulers(register): ...", "broken", "shedulers"),
+        (PLUGIN.format(api=2) + REGISTER.format(name="f", target="a:b") + "    1 / 0", "broken", "ZeroDivisionError"),
+        (PLUGIN.format(api=2) + REGISTER.format(name="f", target="a.b"), "broken", "module:attribute"),
+        (PLUGIN.format(api=2) + REGISTER.format(name="f", target="a:b"), "loaded", ""),
     ],
 )
 def test_each_fault_of_a_plugin_is_shown(plant: Plant, code: str, state: str, reason: str) -> None:
@@ -144,20 +144,20 @@ def test_each_fault_of_a_plugin_is_shown(plant: Plant, code: str, state: str, re
 
 
 def test_a_stranger_with_an_entry_point_named_like_ours_is_set_aside_and_ours_is_not(plant: Plant) -> None:
-    env = plant(PLUGIN.format(api=1), entry="yolod")
+    env = plant(PLUGIN.format(api=2), entry="yolod")
     found = {p["distribution"]: p for p in document(stdet("plugins", "--json", env=env))}
     assert [found[d]["state"] for d in ("acme-broken", "stdet-models-yolod")] == ["duplicate", "loaded"]
 
 
 def test_a_name_claimed_twice_is_shown_as_such(plant: Plant) -> None:
-    env = plant(PLUGIN.format(api=1) + REGISTER.format(name="cosine", target="a:b"))
+    env = plant(PLUGIN.format(api=2) + REGISTER.format(name="cosine", target="a:b"))
     lines = [line for line in document(stdet("list", "schedulers", "--json", env=env)) if line["name"] == "cosine"]
     assert [line["state"] for line in lines] == ["claimed twice"] * 2
 
 
 def test_a_broken_model_of_somebody_else_does_not_hide_the_mistakes_of_a_config(plant: Plant, config: Path) -> None:
     register = "@hookimpl\ndef stdet_register_models(register):\n    register('net', 'a:b', '', family='acme_no:F')\n"
-    env = plant(PLUGIN.format(api=1) + register)
+    env = plant(PLUGIN.format(api=2) + register)
     assert stdet("config", "check", str(config), env=env).returncode == 0
     config.write_text(config.read_text().replace("epochs", "epoks"))
     assert "did you mean `epochs`" in stdet("config", "check", str(config), env=env).stderr
@@ -165,7 +165,7 @@ def test_a_broken_model_of_somebody_else_does_not_hide_the_mistakes_of_a_config(
 
 def test_what_a_plugin_prints_does_not_end_up_in_the_document(plant: Plant) -> None:
     noise = "import os\nprint('hello')\nos.write(1, b'raw')\nos.system('echo child')\n"
-    done = stdet("list", "models", "--json", env=plant(noise + PLUGIN.format(api=1)))
+    done = stdet("list", "models", "--json", env=plant(noise + PLUGIN.format(api=2)))
     assert document(done)
     assert all(word in done.stderr for word in ("hello", "raw", "child"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from stdet.errors import ConfigError
 from stdet_cli import data
 from stdet_cli.session import session
 
+DEMO = Path(__file__).with_name("demo.yaml")
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """What Typer raises for every wrong option or argument; it exports only this child of it."""
 
@@ -103,7 +105,8 @@ def demo(
     with session(as_json, verbose) as ui:
         from stdet import api
 
-        ui.result(api.demo(output, ui.reporter))
+        config = api.load_config(DEMO, [f"hydra.run.dir={json.dumps(str(output))}"])
+        ui.result(api.run(config, ui.reporter))
 
 
 @app.command("list")

@@ -18,7 +18,6 @@ from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
 from stdet_datasets import annotation_cache, coco, images, voc
 from stdet_datasets.annotation_cache import Entry, cached
 from stdet_datasets.coco import CocoDataset
-from stdet_datasets.folder import FolderDataset
 from stdet_datasets.voc import VocDataset
 
 
@@ -253,14 +252,6 @@ def test_a_missing_image_is_noticed_though_annotations_are_cached(tmp_path: Path
     (tmp_path / "images/a.png").unlink()
     with pytest.raises(DataError, match=r"1 missing images .*a\.png"):
         CocoDataset(request)
-
-
-def test_folders_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_coco(tmp_path)
-    request = DatasetRequest("prediction", tmp_path / "images")
-    first = content(FolderDataset(request))
-    monkeypatch.setattr(images, "image_size", refuse)
-    assert content(FolderDataset(request)) == first
 
 
 def test_what_was_not_used_for_longest_goes_first(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

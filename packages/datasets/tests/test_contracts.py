@@ -8,7 +8,7 @@ import numpy as np
 
 from stdet.interfaces.dataset import DatasetRequest
 from stdet.testing import DatasetContract, TransformContract
-from stdet_datasets.options import SyntheticOptions
+from stdet_datasets.options import SyntheticOptions, YoloxAugmentation
 from stdet_datasets.synthetic import SyntheticDataset, write_coco
 
 SMALL = SyntheticOptions(num_images=12, image_size=64)
@@ -77,3 +77,14 @@ class TestYolox(TransformContract):
 
 class TestSsd(TransformContract):
     name = "ssd"
+
+
+def test_sizes_are_drawn_around_the_input_in_steps_of_32_and_keep_its_shape() -> None:
+    assert YoloxAugmentation().sizes((320, 320)) is None
+    rng = np.random.default_rng(0)
+    draw = YoloxAugmentation(multiscale_range=1).sizes((32, 64))
+    assert draw is not None
+    assert {draw(rng) for _ in range(50)} == {(32, 64), (64, 128)}
+    wins = YoloxAugmentation(multiscale_range=5, random_size=(2, 3)).sizes((320, 320))
+    assert wins is not None
+    assert {wins(rng) for _ in range(50)} == {(64, 64), (96, 96)}

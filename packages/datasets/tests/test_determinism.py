@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stdet.data.loader import Batch, TrainLoader, multiscale_sizes
+from stdet.data.loader import Batch, TrainLoader
 from stdet.interfaces.dataset import DatasetRequest
 from stdet.interfaces.transform import Transform
 from stdet.structures import Preprocess
@@ -20,7 +20,7 @@ from stdet_datasets.ssd_recipe import SsdRecipe
 from stdet_datasets.synthetic import SyntheticDataset, write_coco
 from stdet_datasets.yolox_recipe import YoloxRecipe
 
-SIZES = multiscale_sizes((64, 64), multiscale_range=1)
+SIZES = YoloxAugmentation(multiscale_range=1).sizes((64, 64))
 KINDS: list[tuple[Transform, dict[str, Any]]] = [
     (YoloxRecipe(YoloxAugmentation(enable_mixup=True, mosaic_prob=0.7)), {}),
     (YoloxRecipe(YoloxAugmentation(enable_mixup=True)), {"sizes": SIZES, "recent_partners": 6}),

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from stdet.data.folder import ImageFolder
 from stdet.data.loader import EvalLoader, TrainLoader
 from stdet.data.preprocess import normalize
 from stdet.interfaces.dataset import DatasetRequest
 from stdet.quantizing.choice import Chosen
 from stdet.quantizing.images import stream
 from stdet.structures import ColorMode, DetectorSpec, Interpolation, Preprocess, ResizeMode
-from stdet_datasets.folder import FolderDataset
 from stdet_datasets.options import YoloxAugmentation
 from stdet_datasets.yolox_recipe import YoloxRecipe
 
@@ -40,7 +40,7 @@ def test_training_evaluation_calibration_and_metadata_agree(
 ) -> None:
     count = CHANNELS[colour]
     preprocess = Preprocess(64, 80, mode, kernel, 99, colour, 1 / 127.5, -1.0, mean=(0.1,) * count, std=(0.5,) * count)
-    dataset = FolderDataset(DatasetRequest("train", folder, keep_alpha=colour == "rgba"))
+    dataset = ImageFolder(DatasetRequest("train", folder, keep_alpha=colour == "rgba"))
     spec = DetectorSpec.from_dict(DetectorSpec("m", "t", ("a",), preprocess, "yolox", (8,)).to_dict())
     assert spec.preprocess == preprocess  # what the ONNX metadata carries
     evaluated = next(iter(EvalLoader(dataset, preprocess, 1))).images
@@ -55,7 +55,7 @@ def test_training_evaluation_calibration_and_metadata_agree(
 @pytest.mark.parametrize("kernel", get_args(Interpolation))
 def test_augmented_training_obeys_the_kernel(folder: Path, kernel: Interpolation) -> None:
     """Without turning or scaling, a warped image is the resized one, but for the precision of warps."""
-    dataset = FolderDataset(DatasetRequest("train", folder))
+    dataset = ImageFolder(DatasetRequest("train", folder))
     still = YoloxAugmentation(mosaic_prob=0, hsv_prob=0, flip_prob=0, degrees=0, shear=0, translate=0)
     made = {}
     for name in get_args(Interpolation):
@@ -73,7 +73,7 @@ def test_augmented_training_obeys_the_kernel(folder: Path, kernel: Interpolation
 def test_the_alpha_of_a_file_reaches_the_network(folder: Path) -> None:
     alpha = np.asarray(Image.open(folder / "a.png"))[..., 3]
     preprocess = Preprocess(90, 120, "fit", color_mode="rgba", mean=(0.0,) * 4, std=(1.0,) * 4)
-    dataset = FolderDataset(DatasetRequest("prediction", folder, keep_alpha=True))
+    dataset = ImageFolder(DatasetRequest("prediction", folder, keep_alpha=True))
     assert np.array_equal(next(iter(EvalLoader(dataset, preprocess, 1))).images[0, 3].numpy(), alpha)
-    opaque = FolderDataset(DatasetRequest("prediction", folder))
+    opaque = ImageFolder(DatasetRequest("prediction", folder))
     assert np.all(next(iter(EvalLoader(opaque, preprocess, 1))).images[0, 3].numpy() == 255)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from stdet.data.folder import ImageFolder
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.coco import CocoDataset
-from stdet_datasets.folder import FolderDataset
 from stdet_datasets.options import SyntheticOptions
 from stdet_datasets.ssd_recipe import SsdRecipe
 from stdet_datasets.synthetic import SHAPES, SyntheticDataset, write_coco
@@ -318,13 +318,13 @@ def test_a_folder_is_all_its_images_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.txt.png"):
         save_image(tmp_path, name)
     (tmp_path / "notes.txt").write_text("no image")
-    dataset = FolderDataset(DatasetRequest("prediction", tmp_path))
+    dataset = ImageFolder(DatasetRequest("prediction", tmp_path))
     assert [dataset.annotation(i).path.name for i in range(len(dataset))] == ["a.JPG", "b.png", "c.txt.png"]  # type: ignore[union-attr]
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 unreadable images .*b\.png"):
-        FolderDataset(DatasetRequest("prediction", tmp_path))
+        ImageFolder(DatasetRequest("prediction", tmp_path))
     with pytest.raises(DataError, match="no folder at"):
-        FolderDataset(DatasetRequest("prediction", tmp_path / "none"))
+        ImageFolder(DatasetRequest("prediction", tmp_path / "none"))
 
 
 def test_the_synthetic_set_is_the_same_everywhere_and_its_splits_differ() -> None:

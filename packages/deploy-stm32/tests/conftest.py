@@ -14,8 +14,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader
 
-from stdet.config.schema import Quantization
 from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.sections import Quantization
 
 SIZE = 16
 

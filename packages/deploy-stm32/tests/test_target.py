@@ -8,7 +8,7 @@ from stdet_deploy_stm32.boards import boards
 
 def test_every_board_is_registered_under_its_lower_case_name() -> None:
     found: dict[str, tuple[str, str]] = {}
-    plugin.stdet_register_targets(lambda name, path, summary, options=None: found.update({name: (path, summary)}))
+    plugin.stdet_register_targets(lambda name, path, summary, facts=None: found.update({name: (path, summary)}))
     assert found.keys() == boards().keys()
     for name, (path, summary) in found.items():
         assert name == name.lower()

@@ -24,21 +24,6 @@ if TYPE_CHECKING:
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
 
-STAGES: dict[str, tuple[str, ...]] = {
-    "training": ("train", "export"),
-    "evaluation": ("evaluate",),
-    "export": ("export",),
-    "quantization": ("quantize",),
-    "prediction": ("predict",),
-    "benchmarking": ("bench",),
-    "chain_tqe": ("train", "export", "evaluate", "quantize", "evaluate"),
-    "chain_tqeb": ("train", "export", "evaluate", "quantize", "evaluate", "bench"),
-    "chain_eqe": ("evaluate", "quantize", "evaluate"),
-    "chain_eqeb": ("evaluate", "quantize", "evaluate", "bench"),
-    "chain_qb": ("quantize", "bench"),
-}
-"""What each operation mode runs, in order; the names are those of `stdet.stages.WORK`."""
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -148,7 +133,7 @@ def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = N
 
 
 def run(config: Config, reporter: Reporter) -> RunResult:
-    """Run the stages of `config.operation_mode` in a new folder.
+    """Run the stages of `config.mode` in a new folder.
 
     Under `torchrun`, all processes train and evaluate together, and only the first reports and writes.
 
@@ -162,7 +147,7 @@ def run(config: Config, reporter: Reporter) -> RunResult:
     from stdet.stages.libraries import check_libraries
     from stdet.stages.run import Run
 
-    notes = [*config.notes, *check_libraries(config, STAGES[config.operation_mode])]
+    notes = [*config.notes, *check_libraries(config, config.mode.stages)]
     with process_group(config.training.device):
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
@@ -173,7 +158,7 @@ def run(config: Config, reporter: Reporter) -> RunResult:
             for note in notes:
                 state.reporter.note(note)
             try:
-                for name in STAGES[config.operation_mode]:
+                for name in config.mode.stages:
                     stages.do(name, state)
             except Rejected as error:
                 error.result = _result(record)
@@ -184,15 +169,6 @@ def run(config: Config, reporter: Reporter) -> RunResult:
 def _result(record: RunRecord) -> RunResult:
     table = summary(record)
     return RunResult(record.folder, record.document(), [*record.tables, *([table] if table.rows else [])])
-
-
-def demo(output: Path, reporter: Reporter) -> RunResult:
-    """Train a small detector on the synthetic set, evaluate, export, quantize, evaluate int8, bench; leave pictures."""
-    from stdet.config import load_text
-    from stdet.demo import DEMO_CONFIG
-
-    config = load_text(DEMO_CONFIG, "demo", [f"hydra.run.dir={json.dumps(str(output))}"], _plugins()[0])
-    return run(config, reporter)
 
 
 # --- data tools --------------------------------------------------------------------------------------------------------
@@ -237,14 +213,14 @@ def load_data_config(path: Path | None, overrides: Sequence[str] = (), paths: Da
     Raises:
         ConfigError: with every mistake in it.
     """
-    from stdet.config import DATA_MODE, load, load_text
+    from stdet.config import load, load_text
 
     given = [*overrides, *(paths.overrides() if paths else ())]
     if path is not None and "=" in str(path) and not path.exists():
         path, given = None, [str(path), *given]
     if path is not None:
-        return load(path, given, _plugins()[0], operation_mode=DATA_MODE)
-    return load_text("", "command line", given, _plugins()[0], operation_mode=DATA_MODE)
+        return load(path, given, _plugins()[0], data_only=True)
+    return load_text("", "command line", given, _plugins()[0], data_only=True)
 
 
 def check_data(config: Config, reporter: Reporter, *, split: str | None = None, read_images: bool = True) -> RunResult:
@@ -344,6 +320,6 @@ def write_data(
 
     source = DataSource(config, _plugins()[0])
     splits = (split,) if split else splits_of(source)
-    target = Output(output, to or config.dataset.dataset_name, image_files)
+    target = Output(output, to or str(config.dataset.dataset_name), image_files)
     document = write_dataset(source, splits, Selection(**selection), target, reporter)
     return RunResult(output, document, [written_table(document["splits"])])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from stdet.config import Config, merge_preprocess, preprocess_of
-from stdet.data.loader import TrainLoader, multiscale_sizes
+from stdet.data.loader import TrainLoader
 from stdet.data.source import DataSource
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.trainer import TrainSettings
@@ -155,29 +155,23 @@ class Builder(DataSource):
         return "cuda" if available and wanted != "cpu" else "cpu"
 
     def train_loader(self, dataset: DetectionDataset, spec: DetectorSpec) -> TrainLoader:
-        """Batches of training samples made by the family's recipe: this process's share of them."""
-        family, training = self.config.family, self.config.training
-        assert family is not None
-        augmentation = self.config.options.augmentation
+        """Batches of training samples made by `dataset.augmentation`: this process's share of them."""
+        training, augmentation = self.config.training, self.config.options.augmentation
         return TrainLoader(
             dataset,
-            self.catalogue.build("transforms", family.augmentation, augmentation),
+            self.catalogue.build("transforms", str(self.config.dataset.augmentation), augmentation),
             spec.preprocess,
             batch_size=training.batch_size,
             seed=self.config.dataset.seed,
             epochs=training.epochs,
             no_aug_epochs=training.no_aug_epochs or 0,
             num_workers=self.config.dataset.num_workers,
-            sizes=multiscale_sizes(
-                spec.preprocess.size,
-                multiscale_range=getattr(augmentation, "multiscale_range", 0),
-                random_size=getattr(augmentation, "random_size", None),
-            ),
+            sizes=augmentation.sizes(spec.preprocess.size),
             rank=rank(),
             world_size=world_size(),
             cache_images=self.config.dataset.cache_images,
             cache_limit_bytes=int(self.config.dataset.cache_limit_gib * (1 << 30)),
-            recent_partners=getattr(augmentation, "mosaic_buffer", 0) or None,
+            recent_partners=augmentation.recent_partners(),
         )
 
     def optimizer(self, detector: Detector) -> torch.optim.Optimizer:
@@ -238,7 +232,7 @@ class Builder(DataSource):
 
     def target(self) -> DeployTarget:
         """The board of `benchmarking.board`, or the generic one."""
-        return self.catalogue.build("targets", self.config.benchmarking.board)
+        return self.catalogue.build("targets", str(self.config.benchmarking.board), self.config.target_sections)
 
 
 def flat_settings(config: Config) -> dict[str, Any]:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from stdet.plugins import hookimpl
-from stdet.plugins.hookspecs import Register
+from stdet.plugins.hookspecs import Register, RegisterDataset
 
-STDET_API_VERSION = 1
+STDET_API_VERSION = 2
+
+
+@hookimpl
+def stdet_register_datasets(register: RegisterDataset) -> None:
+    register(
+        "folder",
+        "stdet.data.folder:ImageFolder",
+        "all images of a folder, without annotations",
+        facts="stdet.interfaces.dataset:IMAGES_ALONE",
+    )
 
 
 @hookimpl

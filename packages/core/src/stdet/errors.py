@@ -25,6 +25,11 @@ class PluginError(StdetError):
     """A plugin is broken, missing, of another API version, or two plugins claim one name."""
 
 
+class UnavailableError(PluginError):
+    """A component that is known, but not here: not installed, set aside, or it can't be imported. What doesn't need it
+    goes on."""
+
+
 class DataError(StdetError):
     """An image, an annotation file or a class list can't be used as it is."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stdet.errors import PluginError
+from stdet.errors import PluginError, UnavailableError
 from stdet.isolation import ForeignError, isolated
 from stdet.known import known
 
@@ -30,7 +30,8 @@ class Entry:
         target: `"module:attribute"` of what builds it.
         summary: one line for people.
         distribution, version: who brought it.
-        options: `"module:Class"` of its config keys, or None.
+        options: for transforms and schedulers, `"module:Class"` of its config keys, or None.
+        facts: for data sets and targets, `"module:NAME"` of its `ReaderFacts` or `TargetFacts`, or None.
         family: for models, `"module:NAME"` of the `ModelFamily`.
         writer: for data sets, `"module:Class"` of the `DatasetWriter` of the format, or None.
     """
@@ -42,6 +43,7 @@ class Entry:
     distribution: str
     version: str
     options: str | None = None
+    facts: str | None = None
     family: str | None = None
     writer: str | None = None
 
@@ -132,18 +134,20 @@ class Catalogue:
         aside = f"; set aside: {', '.join(sorted(self._missing))} (`stdet plugins` says why)" if self._missing else ""
         return PluginError(f"unknown {noun} `{name}`{guess}", f"`stdet list {kind}` shows what is installed{aside}")
 
-    def _absence(self, kind: str, noun: str, name: str) -> PluginError | None:
+    def _absence(self, kind: str, noun: str, name: str) -> UnavailableError | None:
         """Why a name of ours isn't there; None when it isn't ours."""
         distribution = known().provider(kind, name)
         if distribution is None:
             return None
         if reason := self._missing.get(distribution):
-            return PluginError(f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}")
+            return UnavailableError(
+                f"{noun} `{name}` is provided by {distribution}, whose plugin is set aside: {reason}"
+            )
         if distribution not in self._installed:
-            return PluginError(
+            return UnavailableError(
                 f"{noun} `{name}` is provided by {distribution}, which is not installed", f"pip install {distribution}"
             )
-        return PluginError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
+        return UnavailableError(f"{distribution} as installed has no {noun} `{name}`", f"pip install -U {distribution}")
 
     def options(self, kind: str, name: str) -> Any:
         """The `Options` class of a component's own config keys; the empty one when it has none.
@@ -152,9 +156,46 @@ class Catalogue:
             PluginError: as `entry`, or what is registered is no such class.
         """
         from stdet.interfaces.family import Options
+        from stdet.interfaces.transform import RecipeOptions
 
         entry = self.entry(kind, name)
-        return _resolve(entry, "options", entry.options) if entry.options else Options
+        role, none = ("recipe options", RecipeOptions) if kind == "transforms" else ("options", Options)
+        return _resolve(entry, role, entry.options) if entry.options else none
+
+    def reader(self, name: str) -> Any:
+        """The `ReaderFacts` of a data set format.
+
+        Raises:
+            PluginError: as `entry`, or what is registered are no such facts.
+        """
+        from stdet.interfaces.dataset import ReaderFacts
+
+        entry = self.entry("datasets", name)
+        return _resolve(entry, "reader facts", entry.facts) if entry.facts else ReaderFacts()
+
+    def target(self, name: str) -> Any:
+        """The `TargetFacts` of a board.
+
+        Raises:
+            PluginError: as `entry`, or what is registered are no such facts.
+        """
+        from stdet.interfaces.target import TargetFacts
+
+        entry = self.entry("targets", name)
+        return _resolve(entry, "target facts", entry.facts) if entry.facts else TargetFacts()
+
+    def targets(self) -> dict[str, Any]:
+        """The facts of all boards, each once, by the name of the first board that they hold for."""
+        found: dict[str, Any] = {}
+        for entry in self.entries("targets"):
+            try:
+                facts = self.target(f"{entry.distribution}/{entry.name}")
+            except PluginError as error:
+                log.warning("%s", error.message)
+                continue
+            if all(facts is not other for other in found.values()):
+                found[entry.name] = facts
+        return found
 
     def family(self, model_name: str) -> Any:
         """The `ModelFamily` of a model.
@@ -263,7 +304,7 @@ def _resolve(entry: Entry, role: str, target: str) -> Any:
     """The object that a `"module:attribute"` string of a *plugin* names; never a string from a config.
 
     Args:
-        role: the attribute of the entry that holds `target`.
+        role: what `target` was registered as; see `stdet.interfaces.registered`.
 
     Raises:
         PluginError: it can't be imported, or is not what the role asks for.
@@ -287,9 +328,9 @@ def _resolve(entry: Entry, role: str, target: str) -> Any:
     try:
         found, fault = isolated(find, f"importing `{target}` of {entry.distribution}")
     except ForeignError as error:
-        raise PluginError(f"{registered}, which can't be imported: {error}", hint) from error
+        raise UnavailableError(f"{registered}, which can't be imported: {error}", hint) from error
     if fault:
-        raise PluginError(f"{registered}, {fault}", hint)
+        raise UnavailableError(f"{registered}, {fault}", hint)
     return found
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -19,12 +19,15 @@ from pydantic import Field
 
 from stdet.config import Config, ConfigProblems, load, load_text, preprocess_of, to_json_schema, to_yaml
 from stdet.engine.schedule_options import CosineOptions, MultiStepOptions, YoloxWarmCosOptions
-from stdet.errors import ConfigError, PluginError
+from stdet.errors import ConfigError, PluginError, UnavailableError
+from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.target import Benchmarking, Mistake, Quantization, QuantizationNeeds, TargetFacts, TargetRequest
+from stdet.interfaces.transform import RecipeOptions
 from stdet.structures import Preprocess
 
 
-class Recipe(Options):
+class Recipe(RecipeOptions):
     mosaic_prob: float = Field(1.0, ge=0, le=1)
     mosaic_scale: tuple[float, float] = (0.5, 1.5)
     enable_mixup: bool = False
@@ -37,6 +40,38 @@ class Recipe(Options):
     shear: float = 2.0
     multiscale_range: int = 0
     random_size: tuple[int, int] | None = None
+
+    def idle(self, given: Mapping[str, Any]) -> Iterator[str]:
+        if not self.enable_mixup and "mixup_prob" in given:
+            yield "dataset.mixup_prob does nothing while enable_mixup is False"
+        if self.random_size and given.get("multiscale_range"):
+            yield "dataset.multiscale_range does nothing beside random_size"
+
+
+class FakeQuantization(Quantization):
+    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    searches: bool = False
+
+
+class FakeBenchmarking(Benchmarking):
+    runs: int = Field(60, gt=0, description="inferences that are timed")
+
+
+def judge(request: TargetRequest) -> Iterator[Mistake]:
+    section = request.sections.quantization
+    assert isinstance(section, FakeQuantization)
+    if section.granularity == "per_tensor" and request.trained_for:
+        yield Mistake("training.quantization_aware", f"simulates {request.trained_for} per_channel")
+
+
+TARGET = TargetFacts(
+    {"quantization": FakeQuantization, "benchmarking": FakeBenchmarking},
+    backends=("host", "emulator"),
+    default_backends=("host",),
+    needs=lambda section: QuantizationNeeds(evaluation_images=getattr(section, "searches", False)),
+    check=judge,
+    refused={"tools.stedgeai": "no tool is driven"},
+)
 
 
 class YolodOptions(Options):
@@ -90,15 +125,35 @@ class FakeCatalogue:
     """Two families and what they need, without any plugin."""
 
     table: dict[str, dict[str, type[Options]]] = {  # noqa: RUF012
-        "datasets": {"coco": Options, "voc": Options, "yolo": Options, "synthetic": Options},
-        "transforms": {"yolox": Recipe, "ssd": Options},
+        "transforms": {"yolox": Recipe, "ssd": RecipeOptions},
         "schedulers": {"yoloxwarmcos": YoloxWarmCosOptions, "cosine": CosineOptions, "multi-step": MultiStepOptions},
-        "targets": {"stm32": Options},
     }
+    readers = {  # noqa: RUF012
+        "coco": ReaderFacts(),
+        "voc": ReaderFacts(split_lists=True, aliases=("pascal_voc",)),
+        "yolo": ReaderFacts(needs=("images_path",), aliases=("darknet_yolo",)),
+        "synthetic": ReaderFacts(needs=()),
+    }
+    boards = {"stm32": TARGET}  # noqa: RUF012
     models = {"st_yolodv2milli_actrelu_pt": YOLOD, "ssdlite_mobilenetv2_pt": SSD}  # noqa: RUF012
 
     def names(self, kind: str) -> list[str]:
-        return sorted(self.models if kind == "models" else self.table[kind])
+        return sorted(
+            {"models": self.models, "datasets": self.readers, "targets": self.boards}.get(kind) or self.table[kind]
+        )
+
+    def reader(self, name: str) -> ReaderFacts:
+        if name not in self.readers:
+            raise PluginError(f"unknown dataset `{name}`")
+        return self.readers[name]
+
+    def target(self, name: str) -> TargetFacts:
+        if name not in self.boards:
+            raise PluginError(f"unknown target `{name}`")
+        return self.boards[name]
+
+    def targets(self) -> dict[str, TargetFacts]:
+        return self.boards
 
     def options(self, kind: str, name: str) -> type[Options]:
         if name not in self.table[kind]:
@@ -370,27 +425,74 @@ def test_contradictions_are_found(text: str, message: str) -> None:
     assert any(message in p for p in problems(yaml.safe_dump(tree)))
 
 
-def test_quantization_aware_training_must_be_for_the_file_that_a_chain_makes() -> None:
+def test_a_target_judges_its_keys_where_something_is_asked_of_it() -> None:
     text = BASE.replace("training\nmodel:\n", "chain_tqe\nmodel:\n  model_path: a.pth\n")
-    text += "training: {quantization_aware: Int4}\n"
-    wrong = problems(text)
-    assert len(wrong) == 1
-    assert "simulates weights Int4 per_channel, but quantization makes them Int8 per_channel" in wrong[0]
-    assert (
-        "makes them Int8 per_tensor"
-        in problems(text.replace("Int4", "Int8") + "quantization: {granularity: per_tensor}")[0]
-    )
-    for extra in ("SequentialMSE: True", "BiasCorrection: True", "Int4Share: 0.5"):
-        other = f"quantization: {{target_opset: 21, onnx_extra_options: {{{extra}}}}}\n"
-        assert f"changes them by {extra.split(':')[0]}" in problems(text.replace("Int4}", "Int8}") + other)[0]
-    assert (
-        "changes them by quantizer: nncf"
-        in problems(text.replace("Int4}", "Int8}") + "quantization: {quantizer: nncf}")[0]
-    )
-    four = "quantization: {target_opset: 21, onnx_quant_parameters: {weightType: int4}}\n"
-    assert read(text + four).training.quantization_aware == "Int4"
+    text += "training: {quantization_aware: Int4}\nquantization: {granularity: per_tensor}\n"
+    assert "training.quantization_aware: simulates Int4 per_channel" in problems(text)[0]
+    assert read(text.replace("per_tensor", "per_channel")).training.quantization_aware == "Int4"
+    assert read(text.replace("chain_tqe", "training"))
     (note,) = read(text.replace("chain_tqe", "evaluation")).notes
     assert "quantization_aware does nothing in evaluation" in note
+
+
+def test_the_sections_of_a_target_are_checked_as_its_own_classes() -> None:
+    config = read(BASE + "quantization: {max_drop: 1/2}\nbenchmarking: {runs: 2*3}\n")
+    assert isinstance(config.quantization, FakeQuantization)
+    assert (config.quantization.max_drop, config.quantization.granularity) == (0.5, "per_channel")
+    assert isinstance(config.benchmarking, FakeBenchmarking)
+    assert config.benchmarking == FakeBenchmarking(board="stm32", backends=("host",), runs=6)
+    assert config.target_sections.benchmarking is config.benchmarking
+    assert "my.yaml:9: benchmarking.run: unknown key" in problems(BASE + "benchmarking: {run: 1}\n")[0]
+    assert "did you mean `runs`" in problems(BASE + "benchmarking: {run: 1}\n")[0]
+    wrong = problems(BASE + "benchmarking: {backends: [hots]}\n")
+    assert "benchmarking.backends: found 'hots'; did you mean `host`?; allowed: host, emulator" in wrong[0]
+
+
+def test_evaluation_images_are_needed_where_the_target_says_so() -> None:
+    text = "operation_mode: quantization\nmodel: {model_path: a.onnx}\ndataset: {quantization_path: q}\n"
+    assert read(text)
+    assert "dataset.val_images_path: missing" in problems(text + "quantization: {searches: True}\n")[0]
+
+
+def test_what_is_not_installed_stops_only_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: str) -> object:
+        raise UnavailableError("it is provided by acme, which is not installed", "pip install acme")
+
+    for method in ("reader", "target", "options"):
+        monkeypatch.setattr(CATALOGUE, method, absent, raising=False)
+    keys = "  mosaic_prob: 1\n  class_names: [a]\nquantization: {granularity: per_tensor, max_drop: 1}\n"
+    config = read(BASE.replace(": training", ": export") + keys)
+    assert config.dataset.class_names == ("a",)
+    assert config.quantization.max_drop == 1
+    assert [n.split(": ")[0] for n in config.notes] == ["dataset.mosaic_prob", "quantization.granularity"]
+    found = problems(BASE.replace(": training", ": chain_tqe") + keys)
+    keys_named = {line.split(": ")[1] for line in found}
+    assert keys_named == {"model.model_name", "dataset.dataset_name", "training.scheduler", "benchmarking.board"}
+    assert all("pip install acme" in line for line in found)
+
+
+def test_a_component_cannot_take_a_key_that_means_something_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Greedy(Options):
+        epochs: int = 300
+
+    monkeypatch.setitem(CATALOGUE.table["schedulers"], "greedy", Greedy)
+    (line,) = problems(BASE, "training.scheduler=greedy", "training.epochs=7")
+    assert "the scheduler `greedy` adds this key, but it is stdet's" in line
+
+    class Twin(RecipeOptions):
+        hsv_prob: float = 0.5
+
+    monkeypatch.setitem(CATALOGUE.readers, "twin", ReaderFacts(options=Twin, needs=()))
+    (line,) = problems(BASE, "dataset.dataset_name=twin")
+    assert "the transform `yolox` adds this key, but it is the dataset `twin`'s" in line
+
+
+def test_the_recipe_is_the_familys_unless_the_config_chooses_another() -> None:
+    assert read(BASE).dataset.augmentation == "yolox"
+    other = read(BASE, "dataset.augmentation=ssd")
+    assert other.dataset.augmentation == "ssd"
+    assert "belongs to the transform `yolox`" in problems(BASE + "  augmentation: ssd\n  mosaic_prob: 1\n")[0]
+    assert "dataset.augmentation: unknown transforms `sdd`" in problems(BASE, "dataset.augmentation=sdd")[0]
 
 
 def test_what_a_format_needs_and_what_it_is_called() -> None:
@@ -399,17 +501,18 @@ def test_what_a_format_needs_and_what_it_is_called() -> None:
     assert read(model + yolo).dataset.dataset_name == "yolo"
     assert read(model + yolo.replace("dataset_name: darknet_", "format: ")).dataset.dataset_name == "yolo"
     assert "val_images_path: missing" in problems(model + yolo.replace(", val_images_path: b", ""))[0]
-    lists = read(model + "dataset: {train_split: [VOC2007/t.txt, VOC2012/t.txt], val_split: v.txt}\n").dataset
+    config = read(model + "dataset: {train_split: [VOC2007/t.txt, VOC2012/t.txt], val_split: v.txt}\n")
+    lists = config.dataset
     assert lists.dataset_name == "voc"
     assert lists.train_split == (Path("VOC2007/t.txt"), Path("VOC2012/t.txt"))
     assert lists.val_split == Path("v.txt")
-    assert lists.evaluation_split() == "val"
-    assert read(model + "dataset: {train_split: a, val_split: v, test_split: t}\n").dataset.evaluation_split() == "test"
+    assert config.evaluation_split() == "val"
+    assert read(model + "dataset: {train_split: a, val_split: v, test_split: t}\n").evaluation_split() == "test"
 
 
 def test_split_lists_mean_voc_and_nothing_else() -> None:
     assert read(BASE + "  train_split: a.txt\n").dataset.dataset_name == "voc"
-    assert "VOC has split lists" in problems(BASE + "  train_split: a.txt\n  dataset_name: coco\n")[0]
+    assert "coco, which has no split lists" in problems(BASE + "  train_split: a.txt\n  dataset_name: coco\n")[0]
 
 
 def test_the_choice_of_published_weights_is_noted_when_none_are_loaded() -> None:
@@ -501,6 +604,8 @@ def test_the_schema_describes_every_key_and_whose_it_is() -> None:
     found = to_json_schema(CATALOGUE)["properties"]
     assert found["training"]["properties"]["epochs"]["description"]
     assert found["dataset"]["properties"]["mosaic_prob"]["x-from"] == ["transforms/yolox"]
+    assert found["quantization"]["properties"]["granularity"]["x-from"] == ["targets/stm32"]
+    assert "x-from" not in found["quantization"]["properties"]["max_drop"]
 
 
 def test_the_schema_accepts_a_config_and_points_at_its_mistakes() -> None:

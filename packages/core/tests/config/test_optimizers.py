@@ -17,7 +17,10 @@ from stdet.config.checked import Config
 from stdet.config.optimizers import NOT_OURS, UNFIT, options_of, torch_optimizers
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.schedule_options import CosineOptions
+from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.target import TargetFacts
+from stdet.interfaces.transform import RecipeOptions
 from stdet.structures import Preprocess
 
 FAMILY = ModelFamily("t", "t", Preprocess(64, 64), "none", "cosine", False, 1, 1, "none", (8,))
@@ -29,7 +32,16 @@ class FakeCatalogue:
         return []
 
     def options(self, kind: str, name: str) -> type[Options]:
-        return CosineOptions if kind == "schedulers" else Options
+        return CosineOptions if kind == "schedulers" else RecipeOptions
+
+    def reader(self, name: str) -> ReaderFacts:
+        return ReaderFacts()
+
+    def target(self, name: str) -> TargetFacts:
+        return TargetFacts()
+
+    def targets(self) -> dict[str, TargetFacts]:
+        return {}
 
     def family(self, model_name: str) -> ModelFamily:
         return FAMILY
@@ -39,8 +51,8 @@ class FakeCatalogue:
 
 
 def read(training: str) -> Config:
-    text = "operation_mode: data\nmodel: {model_name: t}\n" + training
-    return load_text(text, "my.yaml", [], FakeCatalogue(), operation_mode="data", now=datetime(2026, 1, 1))
+    text = "\nmodel: {model_name: t}\n" + training
+    return load_text(text, "my.yaml", [], FakeCatalogue(), data_only=True, now=datetime(2026, 1, 1))
 
 
 def saved(config: Config) -> str:
@@ -132,12 +144,17 @@ def test_torch_is_loaded_for_an_unusual_optimizer_alone(block: str, loads: bool)
         "import sys\n"
         "from stdet.config.load import load_text\n"
         "from stdet.engine.schedule_options import CosineOptions\n"
+        "from stdet.interfaces.dataset import ReaderFacts\n"
         "from stdet.interfaces.family import Options\n"
+        "from stdet.interfaces.target import TargetFacts\n"
         "class Catalogue:\n"
         "    def names(self, kind): return []\n"
         "    def options(self, kind, name): return Options\n"
         "    def families(self): return {}\n"
-        f"load_text('training: {{optimizer: {{{block}}}}}', 'c', [], Catalogue(), operation_mode='data')\n"
+        "    def reader(self, name): return ReaderFacts()\n"
+        "    def target(self, name): return TargetFacts()\n"
+        "    def targets(self): return {}\n"
+        f"load_text('training: {{optimizer: {{{block}}}}}', 'c', [], Catalogue(), data_only=True)\n"
         "print('torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from stdet.plugins import API_VERSION
 from stdet.plugins.loader import PluginState, load_plugins
 from stdet.registry import Catalogue
 
-HEAD = "from stdet.plugins import hookimpl\nSTDET_API_VERSION = 1\n"
+HEAD = "from stdet.plugins import hookimpl\nSTDET_API_VERSION = 2\n"
 ONE_SCHEDULER = HEAD + textwrap.dedent(
     """
     @hookimpl
@@ -100,7 +100,7 @@ def test_two_distributions_with_one_entry_point_name_are_both_set_aside(plant: P
 
 @pytest.mark.parametrize("declared", ["STDET_API_VERSION = 99", ""])
 def test_another_api_number_is_refused_and_both_numbers_are_said(plant: Plant, load: Load, declared: str) -> None:
-    plant("acme", ONE_SCHEDULER.replace("STDET_API_VERSION = 1", declared))
+    plant("acme", ONE_SCHEDULER.replace("STDET_API_VERSION = 2", declared))
     _, states = load()
     assert states["acme"].state == "wrong-api"
     assert ("99" if declared else "None") in states["acme"].reason

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stdet.config.schema import Dataset, Model, Preprocessing, Quantization
+from stdet.config.schema import Dataset, Model, Preprocessing
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.family import ModelFamily
 from stdet.interfaces.reporter import SilentReporter
+from stdet.interfaces.target import Quantization
 from stdet.quantizing.choice import Chosen
 from stdet.quantizing.doctor import Check, approved, examine_files
 from stdet.structures import Annotation, DetectorSpec, Preprocess

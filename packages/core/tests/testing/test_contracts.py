@@ -23,6 +23,7 @@ from stdet.interfaces.deploy import BenchReport, DeployTarget, QuantizationResul
 from stdet.interfaces.detector import Candidates, Detector, OutputPart
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
+from stdet.interfaces.target import TargetFacts, TargetSections
 from stdet.interfaces.transform import Transform, TransformContext
 from stdet.registry import Catalogue, Entry
 from stdet.structures import Annotation, DetectorSpec, Preprocess, Sample
@@ -294,11 +295,17 @@ class IgnoresTheBaseRate(Constant):
         return 1e-3
 
 
+FACTS = TargetFacts(backends=("ruler",), default_backends=("ruler",))
+
+
 class Board(DeployTarget):
     name = "component"
     latency: tuple[float | None, Any] = (None, "none")
 
     shift = 0.01
+
+    def __init__(self, sections: TargetSections) -> None:
+        self.sections = sections
 
     def quantize(
         self, model: Path, output: Path, calibration: Any, config: Any, progress: Any = None, evaluator: Any = None
@@ -321,11 +328,8 @@ class Board(DeployTarget):
     def fit(self, calibration: Any) -> bool:
         return calibration.source != "random"
 
-    def backends(self) -> tuple[str, ...]:
-        return ("ruler",)
-
     def bench(self, model: Path, backend: str, progress: Any = None) -> BenchReport:
-        if backend not in self.backends():
+        if backend not in FACTS.backends:
             raise StdetError(f"no backend {backend}", "use ruler")
         milliseconds, kind = self.latency
         return BenchReport(model.name, "", backend, "toy", "1", latency_ms=milliseconds, latency_kind=kind)
@@ -374,7 +378,7 @@ class QuantizesWithoutImages(Board):
 
 class HidesItsBackends(Board):
     def bench(self, model: Path, backend: str, progress: Any = None) -> BenchReport:
-        if backend not in self.backends():
+        if backend not in FACTS.backends:
             raise DataError("no")
         return super().bench(model, backend)
 
@@ -475,10 +479,18 @@ def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
 
     def run(kind: str, component: type, test: str) -> None:
         module = ModuleType("planted")
-        module.Component, module.FAMILY = component, FAMILY  # type: ignore[attr-defined]
+        module.Component, module.FAMILY, module.FACTS = component, FAMILY, FACTS  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "planted", module)
         entry = Entry(
-            kind, "component", "planted:Component", "", "acme", "1", None, "planted:FAMILY", "planted:Component.writer"
+            kind,
+            "component",
+            "planted:Component",
+            "",
+            "acme",
+            "1",
+            facts="planted:FACTS" if kind == "targets" else None,
+            family="planted:FAMILY",
+            writer="planted:Component.writer",
         )
         catalogue = Catalogue([entry])
         monkeypatch.setattr(contracts, "_catalogue", lambda: catalogue)

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stdet.data.complaints import Complaints
 from stdet.data.files import check_file
+from stdet.data.folder import required_folder
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
@@ -19,7 +21,6 @@ from stdet_datasets.coco_json import Object, read_instances
 from stdet_datasets.images import check_images, measure_images
 from stdet_datasets.packed import (
     MAX_AREA,
-    Complaints,
     Objects,
     PackedDataset,
     clean_boxes,
@@ -27,7 +28,7 @@ from stdet_datasets.packed import (
     is_inside,
     notes_on,
     pack,
-    required_folder,
+    replay,
     resolve_classes,
 )
 
@@ -64,7 +65,7 @@ class CocoDataset(PackedDataset):
             found = measure_images(folder, names, whole=False, complaints=told)
             sizes = np.where((sizes > 0).all(1, keepdims=True), sizes, found)
             packed = cached([*key, digest_of([sizes.tobytes()])], lambda: _pack(path, request, sizes))
-        complaints.replay(packed)
+        replay(packed, complaints)
         rows = check_images(folder, names, packed.arrays["sizes"], complaints)
         complaints.settle()
         super().__init__(folder, packed, rows, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from stdet.data.complaints import Complaints
 from stdet.data.image_io import image_header, image_size, other_size, verify_image
 from stdet.errors import DataError
 from stdet_datasets.annotation_cache import Entry, cached, digest_of, file_stamps, is_settled
-from stdet_datasets.packed import Complaints, absent
+from stdet_datasets.packed import absent
 
 log = logging.getLogger(__name__)
 

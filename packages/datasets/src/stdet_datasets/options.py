@@ -1,12 +1,16 @@
-"""Config keys that readers and recipes add to the `dataset` section. No torch here."""
+"""What readers and recipes tell the config layer: what they need, and the keys that they add. No torch here."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import Options
+from stdet.interfaces.transform import RecipeOptions, Sizes
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -19,7 +23,13 @@ class SyntheticOptions(Options):
     max_objects: int = Field(6, ge=1, le=50, description="most objects in an image; some images have none")
 
 
-class SsdAugmentation(Options):
+COCO = ReaderFacts()
+VOC = ReaderFacts(split_lists=True, aliases=("pascal_voc",))
+YOLO = ReaderFacts(needs=("images_path",), aliases=("darknet_yolo",))
+SYNTHETIC = ReaderFacts(options=SyntheticOptions, needs=())
+
+
+class SsdAugmentation(RecipeOptions):
     """Keys of the `ssd` recipe."""
 
     expand_prob: Probability = Field(
@@ -28,7 +38,7 @@ class SsdAugmentation(Options):
     )
 
 
-class YoloxAugmentation(Options):
+class YoloxAugmentation(RecipeOptions):
     """Keys of the `yolox` recipe."""
 
     multiscale_range: int = Field(0, ge=0, description="train at input size +- 32 times this; 0 keeps the input size")
@@ -64,3 +74,29 @@ class YoloxAugmentation(Options):
             if value is not None and not 0 < value[0] <= value[1]:
                 raise ValueError(f"{name} must be (low, high) with 0 < low <= high, not {value}")
         return self
+
+    def sizes(self, size: tuple[int, int]) -> Sizes | None:
+        """Heights by `random_size`, else by `multiscale_range`, in steps of 32 pixels; the width follows, so that the
+        aspect ratio is kept, rounded to a multiple of 32."""
+        height, width = size
+        if self.random_size is not None:
+            low, high = self.random_size
+        elif self.multiscale_range > 0:
+            low, high = max(1, height // 32 - self.multiscale_range), height // 32 + self.multiscale_range
+        else:
+            return None
+
+        def draw(rng: np.random.Generator) -> tuple[int, int]:
+            rows = int(rng.integers(low, high + 1))
+            return rows * 32, max(1, round(rows * width / height)) * 32
+
+        return draw
+
+    def recent_partners(self) -> int | None:
+        return self.mosaic_buffer or None
+
+    def idle(self, given: Mapping[str, Any]) -> Iterator[str]:
+        if not self.enable_mixup and {"mixup_prob", "mixup_scale"} & given.keys():
+            yield "dataset.mixup_prob and mixup_scale do nothing while enable_mixup is False"
+        if self.random_size is not None and given.get("multiscale_range"):
+            yield "dataset.multiscale_range does nothing beside random_size"

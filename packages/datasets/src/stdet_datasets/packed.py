@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,13 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stdet.data.complaints import Complaints
 from stdet.data.image_io import image_header, other_size, read_image
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.structures import Annotation
 from stdet_datasets.annotation_cache import Entry
-
-log = logging.getLogger(__name__)
 
 MAX_AREA = 1e12
 """Areas above this, in pixels^2, are no areas of a picture."""
@@ -223,53 +221,12 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> CleanBoxes:
     return CleanBoxes(clipped, usable, usable & outside)
 
 
-class Complaints:
-    """Collects what is wrong with a data set, and ends in an error or, when the user chose to skip, in one warning.
-
-    With `request.on_fault`, hands it over as it comes, and ends in nothing.
-    """
-
-    def __init__(self, request: DatasetRequest) -> None:
-        self.sink = request.on_fault
-        self.skip = request.on_bad_data == "skip" and self.sink is None
-        self._split = request.split
-        self._found: Counter[str] = Counter()
-        self._examples: dict[str, str] = {}
-        self.notes: list[str] = []
-
-    def note(self, note: Fault) -> None:
-        """Tell what is no fault."""
-        if self.sink is not None:
-            self.sink(note)
-            return
-        self.notes.append(f"{self._split} set: {note.count} {note.kind} ({note.where})")
-        log.info("%s", self.notes[-1])
-
-    def add(self, kind: str, where: str, count: int = 1) -> None:
-        """Note `count` faults of a `kind` (a plural noun), the first of them at `where`."""
-        if self.sink is not None:
-            self.sink(Fault(kind, where, count))
-            return
-        self._found[kind] += count
-        self._examples.setdefault(kind, where)
-
-    def replay(self, packed: Entry) -> None:
-        """Note what was found when `packed` was made, and tell what is no fault."""
-        for kind, where, count in packed.facts["faults"]:
-            self.add(kind, where, count)
-        for note in packed.facts["notes"]:
-            self.note(Fault(*note))
-
-    def settle(self) -> None:
-        """Raises:
-        DataError: something was found and the config doesn't say to skip it.
-        """
-        if not self._found:
-            return
-        text = "; ".join(f"{count} {kind} (first: {self._examples[kind]})" for kind, count in self._found.items())
-        if not self.skip:
-            raise DataError(f"{self._split} set: {text}", "mend the data, or set dataset.on_bad_data: skip")
-        log.warning("%s set: left out %s", self._split, text)
+def replay(packed: Entry, complaints: Complaints) -> None:
+    """Note what was found when `packed` was made, and tell what is no fault."""
+    for kind, where, count in packed.facts["faults"]:
+        complaints.add(kind, where, count)
+    for note in packed.facts["notes"]:
+        complaints.note(Fault(*note))
 
 
 def is_inside(name: str) -> bool:
@@ -281,17 +238,6 @@ def is_inside(name: str) -> bool:
         return True  # what nearly all names are; a Path for each of 100 000 takes a while
     path = Path(name)
     return "\0" not in name and not path.anchor and ".." not in path.parts
-
-
-def required_folder(path: Path | None, key: str) -> Path:
-    """Raises:
-    DataError: not given, or not a folder.
-    """
-    if path is None:
-        raise DataError(f"dataset.{key} is not set", f"set dataset.{key} to the folder of the images")
-    if not path.is_dir():
-        raise DataError(f"dataset.{key}: no folder at {path}", "paths are relative to the folder you run stdet in")
-    return path
 
 
 SHOWN = 10

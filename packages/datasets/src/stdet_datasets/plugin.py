@@ -5,31 +5,38 @@ from __future__ import annotations
 from stdet.plugins import hookimpl
 from stdet.plugins.hookspecs import Register, RegisterDataset
 
-STDET_API_VERSION = 1
+STDET_API_VERSION = 2
 
 
 @hookimpl
 def stdet_register_datasets(register: RegisterDataset) -> None:
-    writers = "stdet_datasets.writers"
-    register("coco", "stdet_datasets.coco:CocoDataset", "COCO JSON annotations", writer=f"{writers}:CocoWriter")
+    facts, writers = "stdet_datasets.options", "stdet_datasets.writers"
+    register(
+        "coco",
+        "stdet_datasets.coco:CocoDataset",
+        "COCO JSON annotations",
+        facts=f"{facts}:COCO",
+        writer=f"{writers}:CocoWriter",
+    )
     register(
         "voc",
         "stdet_datasets.voc:VocDataset",
         "Pascal VOC: one XML an image, split lists",
+        facts=f"{facts}:VOC",
         writer=f"{writers}:VocWriter",
     )
     register(
         "yolo",
         "stdet_datasets.yolo:YoloDataset",
         "YOLO labels: one text file an image, boxes in shares of its size",
+        facts=f"{facts}:YOLO",
         writer=f"{writers}:YoloWriter",
     )
-    register("folder", "stdet_datasets.folder:FolderDataset", "all images of a folder, without annotations")
     register(
         "synthetic",
         "stdet_datasets.synthetic:SyntheticDataset",
         "generated shapes on textured backgrounds; for trials and tests",
-        options="stdet_datasets.options:SyntheticOptions",
+        facts=f"{facts}:SYNTHETIC",
     )
 
 

@@ -14,14 +14,14 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+from stdet.data.complaints import Complaints
 from stdet.data.files import MAX_TEXT_BYTES, check_file
+from stdet.data.folder import SUFFIXES, required_folder
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
-from stdet_datasets.folder import SUFFIXES
 from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
-    Complaints,
     Objects,
     PackedDataset,
     absent,
@@ -29,7 +29,7 @@ from stdet_datasets.packed import (
     is_inside,
     notes_on,
     pack,
-    required_folder,
+    replay,
     resolve_classes,
 )
 
@@ -68,7 +68,7 @@ class VocDataset(PackedDataset):
         wanted = [request.class_names, request.guard_names]
         key = ["voc", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), *wanted]
         packed = cached(key, lambda: _pack(names, files, sizes, request))
-        complaints.replay(packed)
+        replay(packed, complaints)
         complaints.settle()
         super().__init__(base, packed, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))
 

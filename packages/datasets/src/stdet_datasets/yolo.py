@@ -10,21 +10,21 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from stdet.data.complaints import Complaints
 from stdet.data.files import MAX_TEXT_BYTES, check_file
+from stdet.data.folder import SUFFIXES, required_folder
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, Fault
 from stdet_datasets.annotation_cache import Entry, cached, content_hash, digest_of
-from stdet_datasets.folder import SUFFIXES
 from stdet_datasets.images import measure_images, told
 from stdet_datasets.packed import (
     Classes,
-    Complaints,
     Objects,
     PackedDataset,
     clean_boxes,
     notes_on,
     pack,
-    required_folder,
+    replay,
     resolve_classes,
 )
 
@@ -70,7 +70,7 @@ class YoloDataset(PackedDataset):
         wanted = [known, classes.names, [astuple(note) for note in classes.notes]]
         key = ["yolo", listed, content_hash(files, MAX_TEXT_BYTES), digest_of([sizes.tobytes()]), *wanted]
         packed = cached(key, lambda: _pack(names, files, sizes, known, classes))
-        complaints.replay(packed)
+        replay(packed, complaints)
         complaints.settle()
         super().__init__(folder, packed, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from stdet.errors import StdetError
+from stdet.interfaces import target
 from stdet.interfaces.deploy import (
     BenchReport,
     CalibrationData,
@@ -18,6 +18,8 @@ from stdet.interfaces.deploy import (
     Progress,
     QuantizationResult,
 )
+from stdet.interfaces.target import TargetSections
+from stdet_deploy_stm32 import sections
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
@@ -28,8 +30,9 @@ from stdet_deploy_stm32.quantize.modes import Job, run_mode
 class Stm32Target(DeployTarget):
     """A board of `boards.json`."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, sections: TargetSections | None = None) -> None:
         self.board = board
+        self.sections = sections or TargetSections()
         self.name = board.name
 
     def quantize(
@@ -37,19 +40,16 @@ class Stm32Target(DeployTarget):
         model: Path,
         output: Path,
         calibration: CalibrationData | None,
-        config: Any,
+        config: target.Quantization,
         progress: Progress | None = None,
         evaluator: Evaluator | None = None,
     ) -> QuantizationResult:
         """See `quantize.modes`; the form is the same for all boards."""
+        assert isinstance(config, sections.Quantization)
         return run_mode(Job(model, output, calibration, config, progress, evaluator))
 
-    def backends(self) -> tuple[str, ...]:
-        """`host` measures on this computer, `estimate` counts."""
-        return tuple(self._backends())
-
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
-        """Run one backend on `model`.
+        """Run one backend on `model`: `host` measures on this computer, `estimate` counts.
 
         Raises:
             StdetError: unknown backend.
@@ -69,7 +69,7 @@ class Stm32Target(DeployTarget):
         return {"host": bench_host, "estimate": lambda model, progress: estimate(model, self.board)}
 
 
-def __getattr__(name: str) -> Callable[[], Stm32Target]:
+def __getattr__(name: str) -> Callable[..., Stm32Target]:
     """`stdet_deploy_stm32.target:<board>` is the factory of that board's target, for every board of `boards.json`."""
     if name in boards():
         return partial(Stm32Target, boards()[name])

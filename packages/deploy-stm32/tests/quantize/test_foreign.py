@@ -13,12 +13,12 @@ import pytest
 from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from stdet.config.schema import Quantization
 from stdet.errors import ArtifactError, QuantizationError, Rejected
 from stdet.interfaces.deploy import CalibrationData, QuantizationResult
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
+from stdet_deploy_stm32.sections import Quantization
 
 Foreign = Callable[..., Path]
 

@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet_deploy_stm32.onnx_graph.session import new_session
@@ -20,6 +19,7 @@ from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter, group
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.ranges.settling import range_settling
+from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -12,7 +12,6 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.bench.host import bench_host
@@ -21,6 +20,7 @@ from stdet_deploy_stm32.quantize.foreign import rewrite_file
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stdet.plugins import hookimpl
 from stdet.plugins.hookspecs import RegisterModel
 
-STDET_API_VERSION = 1
+STDET_API_VERSION = 2
 
 
 @hookimpl

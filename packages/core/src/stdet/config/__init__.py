@@ -4,10 +4,9 @@ from stdet.config.checked import Config, Contributed, merge_preprocess, preproce
 from stdet.config.json_schema import to_json_schema
 from stdet.config.load import load, load_text
 from stdet.config.problems import ConfigProblems, Problem
-from stdet.config.rules import DATA_MODE, Catalogue
+from stdet.config.rules import Catalogue
 
 __all__ = [
-    "DATA_MODE",
     "Catalogue",
     "Config",
     "ConfigProblems",

@@ -10,7 +10,12 @@ import yaml
 
 from stdet.config import schema as sections
 from stdet.errors import ConfigError
+from stdet.interfaces import target as targets
+from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.target import TargetFacts, TargetSections
+from stdet.interfaces.transform import RecipeOptions
+from stdet.modes import Mode
 from stdet.structures import COLOR_CHANNELS, Preprocess
 
 
@@ -20,7 +25,7 @@ class Contributed:
 
     model: Options = Options()
     reader: Options = Options()
-    augmentation: Options = Options()
+    augmentation: RecipeOptions = RecipeOptions()
     training: Options = Options()
     scheduler: Options = Options()
 
@@ -32,31 +37,52 @@ class Config:
     Attributes:
         options: the keys that the chosen components added.
         family: of the model, None for somebody else's ONNX without `model.model_type`.
+        reader: facts of `dataset.dataset_name`; None where no data set is read and the reader isn't installed.
+        target: facts of `benchmarking.board`, likewise.
         notes: keys that are there but do nothing with this choice of components, each in a sentence.
     """
 
-    operation_mode: str
+    mode: Mode
     general: sections.General
     model: sections.Model
     dataset: sections.Dataset
     preprocessing: sections.Preprocessing
     training: sections.Training
     postprocessing: sections.Postprocessing
-    quantization: sections.Quantization
-    evaluation: sections.Evaluation
-    prediction: sections.Prediction
-    benchmarking: sections.Benchmarking
-    tools: sections.Tools
-    deployment: sections.Deployment
+    quantization: targets.Quantization
+    evaluation: targets.Evaluation
+    prediction: targets.Prediction
+    benchmarking: targets.Benchmarking
+    tools: targets.Tools
+    deployment: targets.Deployment
     mlflow: sections.Mlflow
     hydra: sections.Hydra
     options: Contributed = Contributed()
     family: ModelFamily | None = None
+    reader: ReaderFacts | None = None
+    target: TargetFacts | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def target_sections(self) -> TargetSections:
+        """What the deploy target is given."""
+        return TargetSections(**{name: getattr(self, name) for name in targets.NEUTRAL})
+
+    def names_split(self, split: str) -> bool:
+        """Whether the config says where the images of `train`, `val` or `test` are."""
+        return names_split(self.dataset, self.reader, split)
+
+    def can_read(self, split: str) -> bool:
+        """Whether nothing is missing that the reader needs to find a split."""
+        return self.reader is not None and not missing_keys(self.dataset, self.reader, split)
+
+    def evaluation_split(self) -> str:
+        """`test` when the config has a test set, else `val`."""
+        return evaluation_split(self.dataset, self.reader)
 
     def document(self) -> dict[str, Any]:
         """The config as nested JSON values, component keys in the sections they belong to."""
-        out: dict[str, Any] = {"operation_mode": self.operation_mode}
+        out: dict[str, Any] = {"operation_mode": self.mode.name}
         for name in sections.SECTIONS:
             out[name] = getattr(self, name).model_dump(mode="json", exclude_none=True)
         for section, parts in (
@@ -71,6 +97,25 @@ class Config:
         if self.general.logger is None:
             out["general"]["logger"] = None
         return {name: value for name, value in out.items() if value}
+
+
+def missing_keys(section: sections.Dataset, reader: ReaderFacts, split: str) -> list[str]:
+    """The keys without which the reader can't find a split, and that aren't given."""
+    if reader.split_lists and getattr(section, f"{split}_split"):
+        return []
+    return [key for need in reader.needs if getattr(section, key := f"{split}_{need}") is None]
+
+
+def names_split(section: sections.Dataset, reader: ReaderFacts | None, split: str) -> bool:
+    """Whether a `dataset` section says where a split is; a reader that needs no path has every split."""
+    if reader is not None and not reader.needs:
+        return True
+    return any(getattr(section, f"{split}_{key}") for key in ("images_path", "annotations_path", "split"))
+
+
+def evaluation_split(section: sections.Dataset, reader: ReaderFacts | None) -> str:
+    """`test` when the section has a test set, else `val`."""
+    return "test" if names_split(section, reader, "test") else "val"
 
 
 def preprocess_of(config: Config) -> Preprocess:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
@@ -12,6 +12,7 @@ from stdet.config.rules import Catalogue
 from stdet.errors import StdetError
 from stdet.interfaces.family import Options
 from stdet.isolation import told
+from stdet.modes import MODES
 
 
 def to_json_schema(catalogue: Catalogue, config: Config | None = None) -> dict[str, Any]:
@@ -36,12 +37,14 @@ def to_json_schema(catalogue: Catalogue, config: Config | None = None) -> dict[s
         found: dict[str, Any] = definitions[refs[model, "validation"]["$ref"].rpartition("/")[2]]
         return found
 
-    properties: dict[str, Any] = {"operation_mode": {"enum": list(get_args(sections.OperationMode))}}
+    properties: dict[str, Any] = {"operation_mode": {"enum": list(MODES)}}
     for name, model in sections.SECTIONS.items():
         own = dict(defined(model)["properties"])
         for section, owner, options in parts:
             if section == name:
                 for key, value in defined(options).get("properties", {}).items():
+                    if key in model.model_fields:
+                        continue  # a target's class for a section has the neutral keys, too
                     said = own.setdefault(key, {**value, "x-from": []})
                     said["x-from"].append(owner)
         properties[name] = {"type": "object", "additionalProperties": False, "properties": own}
@@ -67,9 +70,14 @@ def _chosen(config: Config) -> list[_Part]:
     parts: list[_Part] = [("dataset", f"datasets/{config.dataset.dataset_name}", type(options.reader))]
     if config.training.scheduler:
         parts.append(("training", f"schedulers/{config.training.scheduler}", type(options.scheduler)))
+    if config.dataset.augmentation:
+        recipe = f"transforms/{config.dataset.augmentation}"
+        parts.append(("dataset", recipe, type(options.augmentation)))
+    if config.target:
+        board = f"targets/{config.benchmarking.board}"
+        parts += [(name, board, section) for name, section in config.target.sections.items()]
     if family:
         parts += [
-            ("dataset", f"transforms/{family.augmentation}", type(options.augmentation)),
             ("model", f"model_type/{family.model_type}", family.model_options),
             ("training", f"model_type/{family.model_type}", family.training_options),
         ]
@@ -81,7 +89,8 @@ def _installed(catalogue: Catalogue, broken: dict[str, str]) -> list[_Part]:
     for kind, section in (("datasets", "dataset"), ("transforms", "dataset"), ("schedulers", "training")):
         for name in catalogue.names(kind):
             try:
-                parts.append((section, f"{kind}/{name}", catalogue.options(kind, name)))
+                options = catalogue.reader(name).options if kind == "datasets" else catalogue.options(kind, name)
+                parts.append((section, f"{kind}/{name}", options))
             except StdetError as error:
                 broken[f"{kind}/{name}"] = error.message
     for kind, family in catalogue.families().items():
@@ -89,6 +98,8 @@ def _installed(catalogue: Catalogue, broken: dict[str, str]) -> list[_Part]:
             ("model", f"model_type/{kind}", family.model_options),
             ("training", f"model_type/{kind}", family.training_options),
         ]
+    for owner, facts in catalogue.targets().items():
+        parts += [(name, f"targets/{owner}", section) for name, section in facts.sections.items()]
     return [part for part in parts if _describable(part, broken)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -11,13 +11,16 @@ from pydantic import BaseModel, ValidationError
 
 from stdet.config import schema as sections
 from stdet.config.checked import Config, Contributed
+from stdet.config.components import Chooser, Chosen, Contribution
 from stdet.config.convert import convert
 from stdet.config.optimizers import OptimizerReader
 from stdet.config.problems import ConfigProblems, Problem, in_one_line, nearest
-from stdet.config.rules import DATA_MODE, SPLIT_KEYS, Catalogue, Rules
+from stdet.config.rules import Catalogue, Rules
 from stdet.config.source import COMMAND_LINE, Source, fill_now, read_source
-from stdet.errors import ConfigError, StdetError
+from stdet.errors import ConfigError, StdetError, UnavailableError
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.target import NEUTRAL, Benchmarking, TargetFacts
+from stdet.modes import DATA, ELSEWHERE, MODES, Mode
 
 FORCED_AUGMENTATION_EPOCHS = 4
 """Without a `no_aug_epochs` of its own, a short run keeps strong augmentation for three quarters of its epochs."""
@@ -29,13 +32,15 @@ def load(
     catalogue: Catalogue,
     *,
     operation_mode: str | None = None,
+    data_only: bool = False,
     now: datetime | None = None,
 ) -> Config:
     """Read and check a config file.
 
     Args:
         overrides: `key=value` each, on top of the file.
-        operation_mode: replaces the file's; `DATA_MODE` for the data tools.
+        operation_mode: replaces the file's.
+        data_only: for the data tools: no stage will run, so no key is needed for one.
         now: time for `${now:...}`; the present when None.
 
     Raises:
@@ -45,7 +50,7 @@ def load(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}", "check the path") from error
-    return load_text(text, str(path), overrides, catalogue, operation_mode=operation_mode, now=now)
+    return load_text(text, str(path), overrides, catalogue, operation_mode=operation_mode, data_only=data_only, now=now)
 
 
 def load_text(
@@ -55,14 +60,15 @@ def load_text(
     catalogue: Catalogue,
     *,
     operation_mode: str | None = None,
+    data_only: bool = False,
     now: datetime | None = None,
 ) -> Config:
     """As `load`, from text; `name` stands for the file in messages."""
     given = list(overrides)
-    if operation_mode not in (None, DATA_MODE):
+    if operation_mode is not None:
         given.append(f"operation_mode={operation_mode}")
     now = now or datetime.now()
-    return _Checker(read_source(text, name, given, now), catalogue, now, operation_mode == DATA_MODE).check()
+    return _Checker(read_source(text, name, given, now), catalogue, now, data_only).check()
 
 
 class _Checker:
@@ -76,26 +82,52 @@ class _Checker:
         self._problems: list[Problem] = list(source.problems)
         self._notes: list[str] = []
         self._raw: dict[str, dict[str, Any]] = {}
+        self._refused: Callable[[str], str | None] = sections.REFUSED.get
 
     def check(self) -> Config:
-        mode = self._operation_mode()
+        mode = self._mode()
         self._split_sections()
-        family = self._family()
+        family = self._family(mode)
+        chosen = Chooser(mode, self._raw, self._catalogue, self._component_problem).choose(family)
+        self._refused = lambda key: _refused(key, chosen)
         self._default_training(family)
-        contributed = self._contributions(family)
-        built = {name: self._section(name, model) for name, model in sections.SECTIONS.items()}
+        self._raw["dataset"]["dataset_name"] = chosen.reader_name
+        if chosen.recipe is not None:
+            self._raw["dataset"]["augmentation"] = chosen.recipe
+        contributed = self._contributions(chosen)
+        built = {name: self._section(name, _class_of(name, chosen.target)) for name in sections.SECTIONS}
         if not self._raw["hydra"]:
             run = sections.HydraRun(dir=fill_now(sections.HydraRun().dir, self._now))
             built["hydra"] = sections.Hydra(run=run)
         if None not in built.values():
-            given = self._source.tree
-            Rules(mode, family, built, contributed, given, self._catalogue, self._problem, self._notes.append).check()
+            Rules(
+                mode,
+                family,
+                chosen.reader,
+                chosen.target,
+                built,
+                contributed,
+                self._source.tree,
+                self._catalogue,
+                self._problem,
+                self._notes.append,
+            ).check()
         if self._problems:
             raise ConfigProblems(self._source.name, self._problems)
         built["training"] = _with_family_defaults(built["training"], family)
+        built["benchmarking"] = _with_target_defaults(built["benchmarking"], chosen)
         return Config(
-            operation_mode=mode, **built, options=Contributed(**contributed), family=family, notes=tuple(self._notes)
+            mode=mode,
+            **built,
+            options=Contributed(**contributed),
+            family=family,
+            reader=chosen.reader,
+            target=chosen.target,
+            notes=tuple(self._notes),
         )
+
+    def _component_problem(self, key: str, error: StdetError) -> None:
+        self._problem(key, in_one_line(error))
 
     def _problem(self, key: str, message: str, allowed: str = "", near: str = "") -> None:
         """Report a mistake. A key has one at a time: what is wrong in itself isn't also missing or contradictory."""
@@ -104,17 +136,17 @@ class _Checker:
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
-    def _operation_mode(self) -> str:
+    def _mode(self) -> Mode:
         if self._data_only:
-            return DATA_MODE
-        mode, allowed = self._source.tree.get("operation_mode"), get_args(sections.OperationMode)
+            return DATA
+        mode, allowed = self._source.tree.get("operation_mode"), tuple(MODES)
         if mode is None:
             self._problem("operation_mode", "missing", ", ".join(allowed))
-        elif mode in ("deployment", "chain_qd", "compression"):
+        elif mode in ELSEWHERE:
             self._problem("operation_mode", f"{mode} is not in this version", ", ".join(allowed))
         elif mode not in allowed:
             self._problem("operation_mode", f"found {mode!r}", ", ".join(allowed), nearest(str(mode), allowed))
-        return str(mode)
+        return MODES.get(str(mode), Mode(str(mode)))
 
     def _split_sections(self) -> None:
         for name, value in self._source.tree.items():
@@ -132,11 +164,6 @@ class _Checker:
         for alias, key in sections.ALIASES.items():
             section, _, other = alias.partition(".")
             self._merge_alias(section, other, key)
-        dataset = self._raw["dataset"]
-        if isinstance(dataset.get("dataset_name"), str):
-            dataset["dataset_name"] = sections.FORMATS.get(dataset["dataset_name"], dataset["dataset_name"])
-        if dataset.get("dataset_name") is None and any(dataset.get(key) for key in SPLIT_KEYS):
-            dataset["dataset_name"] = "voc"  # the guide's VOC block names no format, but only VOC has split lists
         if self._raw["dataset"].get("training_path", "") is None:
             del self._raw["dataset"]["training_path"]  # the guide's examples carry it blank
 
@@ -155,7 +182,7 @@ class _Checker:
             raw[key] = value
             self._source.places.setdefault(f"{section}.{key}", self._source.place(f"{section}.{alias}"))
 
-    def _family(self) -> ModelFamily | None:
+    def _family(self, mode: Mode) -> ModelFamily | None:
         raw = self._raw["model"]
         name, kind = raw.get("model_name"), raw.get("model_type")
         family: ModelFamily | None = None
@@ -164,6 +191,11 @@ class _Checker:
                 family = self._catalogue.family(str(name))
             elif kind is not None:
                 family = self._catalogue.family_of_type(str(kind))
+        except UnavailableError as error:
+            onnx = str(raw.get("model_path") or "").endswith(".onnx")
+            if not onnx or mode.trains or mode.evaluates or mode.predicts:
+                self._problem("model.model_type" if name is None else "model.model_name", in_one_line(error))
+            return None
         except StdetError as error:
             self._problem("model.model_type" if name is None else "model.model_name", in_one_line(error))
             return None
@@ -183,47 +215,45 @@ class _Checker:
 
     # --- component keys ------------------------------------------------------------------------------------------
 
-    def _contributions(self, family: ModelFamily | None) -> dict[str, Options]:
+    def _contributions(self, chosen: Chosen) -> dict[str, Any]:
         """Take the keys of the chosen components out of the raw sections, checked."""
-        reader = self._raw["dataset"].get("dataset_name") or "coco"
-        scheduler = self._raw["training"].get("scheduler")
-        taken: dict[str, Options] = {}
-        parts: list[tuple[str, str, str, str, type[Options] | None]] = [
-            ("reader", "dataset", "datasets", str(reader), self._options("datasets", reader, "dataset.dataset_name")),
-            ("scheduler", "training", "schedulers", str(scheduler), None),
-        ]
-        if scheduler is not None:
-            parts[1] = (*parts[1][:4], self._options("schedulers", scheduler, "training.scheduler"))
-        if family is not None:
-            recipe = family.augmentation
-            parts += [
-                ("model", "model", "models", family.model_type, family.model_options),
-                ("training", "training", "models", family.model_type, family.training_options),
-                (
-                    "augmentation",
-                    "dataset",
-                    "transforms",
-                    recipe,
-                    self._options("transforms", recipe, "model.model_name"),
-                ),
-            ]
-        for field, section, _, _, options in parts:
-            if options is not None:
-                taken[field] = self._take(section, options)
+        taken: dict[str, Any] = {}
+        owners: dict[str, str] = {}
+        for part in chosen.contributions:
+            self._refuse_stolen_keys(part, owners)
+            taken[part.field] = self._take(part.section, part.options)
         for name in sections.SECTIONS:
-            if family is None and self._raw["model"].get("model_name") and name in ("model", "dataset", "training"):
+            if (
+                chosen.family is None
+                and self._raw["model"].get("model_name")
+                and name in ("model", "dataset", "training")
+            ):
                 # The model is unknown, so nobody can tell which keys it would add: that mistake is enough to report.
                 fields = sections.SECTIONS[name].model_fields
                 self._raw[name] = {key: value for key, value in self._raw[name].items() if key in fields}
-            self._refuse_leftovers(name, family, [p for p in parts if p[1] == name])
+            if name in chosen.unchecked:
+                self._leave_unchecked(name, chosen.unchecked[name])
+            self._refuse_leftovers(name, chosen)
         return taken
 
-    def _options(self, kind: str, name: object, key: str) -> type[Options] | None:
-        try:
-            return self._catalogue.options(kind, str(name))
-        except StdetError as error:
-            self._problem(key, in_one_line(error))
-            return None
+    def _refuse_stolen_keys(self, part: Contribution, owners: dict[str, str]) -> None:
+        """A key means one thing: a component can't add one that the section, or another component, has already."""
+        for key in part.options.model_fields:
+            dotted = f"{part.section}.{key}"
+            owner = "stdet" if key in sections.SECTIONS[part.section].model_fields else owners.get(dotted)
+            if owner is not None:
+                self._problem(
+                    dotted, f"{part.owner} adds this key, but it is {owner}'s; its package must call its own otherwise"
+                )
+            owners[dotted] = part.owner
+
+    def _leave_unchecked(self, section: str, reason: str) -> None:
+        """Keys that may be those of a component that isn't there, and that this mode doesn't need."""
+        unknown = [key for key in self._raw[section] if key not in sections.SECTIONS[section].model_fields]
+        for key in unknown:
+            del self._raw[section][key]
+        if unknown:
+            self._notes.append(f"{section}.{', '.join(unknown)}: not checked and not used: {reason}")
 
     def _take(self, section: str, options: type[Options]) -> Options:
         raw = self._raw[section]
@@ -231,19 +261,17 @@ class _Checker:
         made = self._validate(options, {k: v for k, v in own.items() if v is not None}, section)
         return made if isinstance(made, Options) else options.model_construct()
 
-    def _refuse_leftovers(
-        self, section: str, family: ModelFamily | None, parts: list[tuple[str, str, str, str, type[Options] | None]]
-    ) -> None:
+    def _refuse_leftovers(self, section: str, chosen: Chosen) -> None:
         """Every key that neither the section nor a chosen component knows: refused with a reason, if there is one."""
-        raw, fields = self._raw[section], sections.SECTIONS[section].model_fields
-        known = [*fields, *(key for *_, options in parts if options for key in options.model_fields)]
+        raw, fields = self._raw[section], _class_of(section, chosen.target).model_fields
+        parts = [part for part in chosen.contributions if part.section == section]
+        known = [*fields, *(key for part in parts for key in part.options.model_fields)]
         for key in [k for k in raw if k not in fields]:
             dotted = f"{section}.{key}"
             value = raw.pop(key)
-            reason = (family.refused.get(dotted) if family else None) or sections.REFUSED.get(dotted)
-            if reason:
+            if reason := self._refused(dotted):
                 self._problem(dotted, f"has no meaning here: {reason}")
-            elif note := self._printed_by_the_guide(dotted, family):
+            elif note := self._printed_by_the_guide(dotted, chosen.family):
                 self._notes.append(f"{dotted}: {note}")
             elif owner := self._owner_of(section, key):
                 self._problem(dotted, f"belongs to {owner}, which this config doesn't use")
@@ -262,20 +290,26 @@ class _Checker:
         kinds = {"dataset": ("datasets", "transforms"), "training": ("schedulers",)}.get(section, ())
         for kind in kinds:
             for name in self._catalogue.names(kind):
-                try:
-                    if key in self._catalogue.options(kind, name).model_fields:
-                        return f"the {kind.removesuffix('s')} `{name}`"
-                except StdetError:
-                    continue  # a broken plugin is reported by the commands that need it
+                if key in self._options_of(kind, name).model_fields:
+                    return f"the {kind.removesuffix('s')} `{name}`"
         for kind, family in self._catalogue.families().items():
             options = {"model": family.model_options, "training": family.training_options}.get(section)
             if options and key in options.model_fields:
                 return f"models of type `{kind}`"
+        for owner, facts in self._catalogue.targets().items() if section in NEUTRAL else ():
+            if key in facts.section(section).model_fields:
+                return f"the target `{owner}`"
         return ""
+
+    def _options_of(self, kind: str, name: str) -> type[Options]:
+        try:
+            return self._catalogue.reader(name).options if kind == "datasets" else self._catalogue.options(kind, name)
+        except StdetError:
+            return Options  # a broken plugin is reported by the commands that need it
 
     # --- validation --------------------------------------------------------------------------------------------------
 
-    def _section(self, name: str, model: type[sections.Section]) -> Any:
+    def _section(self, name: str, model: type[Options]) -> Any:
         return self._validate(
             model, {k: v for k, v in self._raw[name].items() if v is not None or _none_counts(name, k)}, name
         )
@@ -297,7 +331,7 @@ class _Checker:
 
     def _report(self, model: type[BaseModel], section: str, item: Any) -> None:
         key = ".".join([section, *(str(part) for part in item["loc"])])
-        reason = sections.REFUSED.get(key)
+        reason = self._refused(key)
         found = item.get("input")
         if item["type"] == "extra_forbidden":
             fields = _fields_at(model, item["loc"][:-1])
@@ -340,3 +374,20 @@ def _with_family_defaults(training: sections.Training, family: ModelFamily | Non
             "no_aug_epochs": closed if training.no_aug_epochs is None else training.no_aug_epochs,
         }
     )
+
+
+def _class_of(section: str, target: TargetFacts | None) -> type[Options]:
+    """What checks a section: the target's own class where it extends it."""
+    return target.section(section) if target is not None and section in NEUTRAL else sections.SECTIONS[section]
+
+
+def _with_target_defaults(section: Benchmarking, chosen: Chosen) -> Benchmarking:
+    backends = chosen.target.default_backends if chosen.target else None
+    return section.model_copy(update={"board": chosen.board, "backends": section.backends or backends})
+
+
+def _refused(key: str, chosen: Chosen) -> str | None:
+    """Why there is no such key, where the model's family, the target or the dialect itself knows."""
+    of_family = chosen.family.refused.get(key) if chosen.family else None
+    of_target = chosen.target.refused.get(key) if chosen.target else None
+    return of_family or of_target or sections.REFUSED.get(key)

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stdet.config import schema as sections
-from stdet.config.checked import merge_preprocess
-from stdet.config.problems import in_one_line
+from stdet.config.checked import evaluation_split, merge_preprocess, missing_keys
+from stdet.config.problems import in_one_line, nearest
 from stdet.errors import StdetError
+from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.heads import HeadForm
 from stdet.interfaces.published import IMAGENET, choose_weights
+from stdet.interfaces.target import NEUTRAL, QuantizationNeeds, TargetFacts, TargetRequest, TargetSections
+from stdet.interfaces.transform import RecipeOptions
+from stdet.modes import DATA, Mode
 from stdet.structures import COLOR_CHANNELS, Preprocess
 
-TRAINING_MODES = ("training", "chain_tqe", "chain_tqeb")
-EVALUATING_MODES = ("evaluation", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb")
-QUANTIZING_MODES = ("quantization", "chain_tqe", "chain_tqeb", "chain_eqe", "chain_eqeb", "chain_qb")
-DATA_MODE = "data"
-"""Stands for the operation mode where a data tool reads a config: no stage runs, so no key is needed for one."""
 SPLIT_KEYS = ("train_split", "val_split", "test_split")
 
 
@@ -38,13 +37,19 @@ class Catalogue(Protocol):
 
     def family_of_type(self, model_type: str) -> ModelFamily | None: ...
 
+    def reader(self, name: str) -> ReaderFacts: ...
+
+    def target(self, name: str) -> TargetFacts: ...
+
+    def targets(self) -> dict[str, TargetFacts]: ...
+
 
 @dataclass(frozen=True)
 class Rules:
     """Judges a config whose sections are each right in themselves.
 
     Attributes:
-        family: of the model, None where the config names none.
+        family, reader, target: facts of the model, the reader and the board; None where there is none to ask.
         built: the checked sections by name.
         contributed: the checked keys of the chosen components, by field of `Contributed`.
         given: what the file and the command line say, before any default.
@@ -52,8 +57,10 @@ class Rules:
         note: called with each key that is there but does nothing.
     """
 
-    mode: str
+    mode: Mode
     family: ModelFamily | None
+    reader: ReaderFacts | None
+    target: TargetFacts | None
     built: Mapping[str, Any]
     contributed: Mapping[str, Options]
     given: Mapping[str, Any]
@@ -68,36 +75,48 @@ class Rules:
         self._augmentation()
         if self.built["training"].quantization_aware is not None:
             self._quantization_aware()
-        if self.mode in QUANTIZING_MODES:
+        if self.mode.quantizes:
             self._quantization()
-        asked = "board" in (self.given.get("benchmarking") or {})
-        if asked or self.mode.endswith("b") or self.mode in ("benchmarking", *QUANTIZING_MODES):
-            self._board()
+        for section in ("evaluation", "prediction"):
+            place, allowed = self.built[section].target, self.target.runs_on if self.target else ("host",)
+            if place not in allowed:
+                self.problem(f"{section}.target", f"found {place!r}", ", ".join(allowed), nearest(place, allowed))
+        if self.target is not None:
+            self._target(self.target)
 
-    def _board(self) -> None:
-        try:
-            self.catalogue.options("targets", self.built["benchmarking"].board)
-        except StdetError as error:
-            self.problem("benchmarking.board", in_one_line(error))
+    def _target(self, facts: TargetFacts) -> None:
+        for backend in self.built["benchmarking"].backends or ():
+            if backend not in facts.backends:
+                self.problem(
+                    "benchmarking.backends",
+                    f"found {backend!r}",
+                    ", ".join(facts.backends) or "none",
+                    nearest(backend, facts.backends),
+                )
+        if self.mode.uses_target:
+            trained = self.built["training"].quantization_aware if self.mode.trains else None
+            sections = TargetSections(**{name: self.built[name] for name in NEUTRAL})
+            for mistake in facts.check(TargetRequest(self.mode, sections, self.built["model"].model_path, trained)):
+                self.problem(mistake.key, mistake.message, mistake.allowed)
 
     def _augmentation(self) -> None:
-        augmentation = self.contributed.get("augmentation")
-        given = self.given.get("dataset") or {}
-        if getattr(augmentation, "enable_mixup", None) is False and {"mixup_prob", "mixup_scale"} & given.keys():
-            self.note("dataset.mixup_prob and mixup_scale do nothing while enable_mixup is False")
-        if getattr(augmentation, "random_size", None) is not None and given.get("multiscale_range"):
-            self.note("dataset.multiscale_range does nothing beside random_size")
-        kept = given.get("cache_images", "none") != "none" or getattr(augmentation, "mosaic_buffer", 0)
+        recipe, given = self.contributed.get("augmentation"), self.given.get("dataset") or {}
+        assert isinstance(recipe, RecipeOptions | None)
+        for sentence in recipe.idle(given) if recipe else ():
+            self.note(sentence)
+        kept = given.get("cache_images", "none") != "none" or (recipe and recipe.recent_partners())
         if given.get("cache_limit_gib") and not kept:
             self.note("dataset.cache_limit_gib does nothing without cache_images")
 
     def _model(self) -> None:
         mode, family, built = self.mode, self.family, self.built
         model, dataset, preprocessing = built["model"], built["dataset"], built["preprocessing"]
-        needed = mode in TRAINING_MODES or (mode != DATA_MODE and model.model_path is None)
+        needed = mode.trains or (mode is not DATA and model.model_path is None)
         if model.model_name is None and needed:
-            self.problem("model.model_name", f"missing; {mode} needs it", ", ".join(self.catalogue.names("models")))
-        if mode in TRAINING_MODES and model.model_path is not None and model.model_path.suffix == ".onnx":
+            self.problem(
+                "model.model_name", f"missing; {mode.name} needs it", ", ".join(self.catalogue.names("models"))
+            )
+        if mode.trains and model.model_path is not None and model.model_path.suffix == ".onnx":
             self.problem("model.model_path", f"an ONNX file can't be trained; found {str(model.model_path)!r}")
         if model.num_classes is not None and dataset.class_names and model.num_classes != len(dataset.class_names):
             self.problem(
@@ -112,7 +131,7 @@ class Rules:
             self.note(f"model.{' and '.join(unused)}: nothing to do while pretrained is False")
         if family is None:
             return
-        if model.pretrained and mode != DATA_MODE:
+        if model.pretrained and mode is not DATA:
             self._pretrained(family, model)
         if model.input_shape is not None:
             self._size(family, model.input_shape, preprocessing.color_mode or family.preprocess.color_mode)
@@ -129,12 +148,12 @@ class Rules:
             )
         elif self.family is not None:
             self.problem("model.head", f"model_type {self.family.model_type} says already how outputs are read")
-        elif self.mode in TRAINING_MODES or self.mode == "export":
-            self.problem("model.head", f"is for an ONNX of another tool, which {self.mode} can't use")
+        elif self.mode.trains or "export" in self.mode.stages:
+            self.problem("model.head", f"is for an ONNX of another tool, which {self.mode.name} can't use")
 
     def _pretrained(self, family: ModelFamily, model: sections.Model) -> None:
-        if self.mode not in TRAINING_MODES and model.pretrained_dataset == IMAGENET:
-            self.problem("model.pretrained_dataset", f"a classifier detects nothing, so {self.mode} can't use it")
+        if not self.mode.trains and model.pretrained_dataset == IMAGENET:
+            self.problem("model.pretrained_dataset", f"a classifier detects nothing, so {self.mode.name} can't use it")
         elif model.model_path is not None and model.pretrained_dataset != IMAGENET:
             self.note("model.pretrained: nothing to fetch, model.model_path counts")
         elif model.model_path is None and model.model_name is not None:
@@ -183,9 +202,9 @@ class Rules:
 
     def _quantization_aware(self) -> None:
         mode, key = self.mode, "training.quantization_aware"
-        training, model, target = (self.built[name] for name in ("training", "model", "quantization"))
-        if mode not in TRAINING_MODES:
-            self.note(f"{key} does nothing in {mode}, which trains nothing")
+        training, model = self.built["training"], self.built["model"]
+        if not mode.trains:
+            self.note(f"{key} does nothing in {mode.name}, which trains nothing")
             return
         trained = model.model_path is not None or (model.pretrained and model.pretrained_dataset != IMAGENET)
         if not trained and training.resume_training_from is None:
@@ -194,72 +213,45 @@ class Rules:
             self.problem(key, "can't be combined with fp16, whose bfloat16 rounds as coarsely as int8 does")
         if training.compile:
             self.problem(key, "can't be combined with compile: the simulation runs operator by operator")
-        if mode in QUANTIZING_MODES:
-            self._simulates_what_is_made(key, training.quantization_aware, target)
 
-    def _simulates_what_is_made(self, key: str, weights: str, target: sections.Quantization) -> None:
-        wanted = (weights, "per_channel")
-        made = (target.onnx_quant_parameters.weightType.capitalize(), target.granularity)
-        if made != wanted:
-            self.problem(key, f"simulates weights {' '.join(wanted)}, but quantization makes them {' '.join(made)}")
-        extra = target.onnx_extra_options
-        others = {
-            f"quantizer: {target.quantizer}": target.quantizer != "onnx_quantizer",
-            "SequentialMSE": extra.SequentialMSE,
-            "BiasCorrection": extra.BiasCorrection,
-            "Int4Share": extra.Int4Share > 0,
-        }
-        if any(others.values()):
-            named = ", ".join(name for name, on in others.items() if on)
-            self.problem(
-                key, f"trains for a file with these very weights and biases; quantization changes them by {named}"
-            )
+    def _needs(self) -> QuantizationNeeds:
+        """What quantizing takes; nothing where nothing is quantized."""
+        if not self.mode.quantizes or self.target is None:
+            return QuantizationNeeds(calibration=False)
+        return self.target.needs(self.built["quantization"])
 
     def _quantization(self) -> None:
-        mode, section, model = self.mode, self.built["quantization"], self.built["model"]
-        if section.operating_mode == "full_auto" and section.max_drop is None:
-            self.problem("quantization.max_drop", "missing; full_auto searches under this budget")
-        if section.random_calibration and _judges(section):
+        section = self.built["quantization"]
+        if section.random_calibration and self._judges():
             self.problem(
                 "quantization.random_calibration", "ranges from noise can't be judged by accuracy; leave out max_drop"
             )
-        if section.operating_mode == "normalise":
-            if mode not in ("quantization", "chain_qb"):
-                self.problem(
-                    "quantization.operating_mode", f"normalise has no place in {mode}", "quantization, chain_qb"
-                )
-            if section.max_drop is not None:
-                self.problem("quantization.max_drop", "normalise has no float model to compare with")
-            if model.model_path is None or model.model_path.suffix != ".onnx":
-                self.problem("model.model_path", "normalise needs the ONNX file of another tool")
+
+    def _judges(self) -> bool:
+        """Whether quantizing takes evaluation images."""
+        return self.built["quantization"].max_drop is not None or self._needs().evaluation_images
 
     def _data(self) -> None:
         mode, dataset, quantization = self.mode, self.built["dataset"], self.built["quantization"]
-        for key in SPLIT_KEYS if dataset.dataset_name in ("coco", "yolo", "synthetic") else ():
+        if mode.predicts and dataset.prediction_path is None:
+            self.problem("dataset.prediction_path", f"missing; {mode.name} needs it")
+        reader = self.reader
+        if reader is None:
+            return
+        for key in SPLIT_KEYS if not reader.split_lists else ():
             if getattr(dataset, key) is not None:
                 self.problem(
-                    f"dataset.{key}", f"has no meaning with dataset_name {dataset.dataset_name}; VOC has split lists"
+                    f"dataset.{key}",
+                    f"has no meaning with dataset_name {dataset.dataset_name}, which has no split lists",
                 )
-        if dataset.dataset_name == "synthetic":
-            return
         needed: list[str] = []
-        if mode in TRAINING_MODES:
-            needed += [*dataset.needed_keys("train"), *dataset.needed_keys("val")]
-        elif mode in EVALUATING_MODES or (mode in QUANTIZING_MODES and _judges(quantization)):
-            needed += dataset.needed_keys(dataset.evaluation_split())
-        takes_images = quantization.random_calibration is None and quantization.operating_mode != "normalise"
-        if mode in QUANTIZING_MODES and dataset.quantization_path is None and takes_images:
-            needed += dataset.needed_keys("train")
-        if mode == "prediction":
-            needed.append("prediction_path")
+        if mode.trains:
+            needed += [*missing_keys(dataset, reader, "train"), *missing_keys(dataset, reader, "val")]
+        elif mode.evaluates or (mode.quantizes and self._judges()):
+            needed += missing_keys(dataset, reader, evaluation_split(dataset, reader))
+        takes_images = self._needs().calibration and quantization.random_calibration is None
+        if takes_images and dataset.quantization_path is None:
+            needed += missing_keys(dataset, reader, "train")
         for key in dict.fromkeys(needed):
-            if getattr(dataset, key) is None:
-                alternative = (
-                    " (or quantization_path)" if mode in QUANTIZING_MODES and mode not in TRAINING_MODES else ""
-                )
-                self.problem(f"dataset.{key}", f"missing; {mode} needs it{alternative if 'train' in key else ''}")
-
-
-def _judges(section: sections.Quantization) -> bool:
-    """Whether quantizing takes evaluation images."""
-    return section.max_drop is not None or section.iterative_quant_parameters.inspection_map > 0
+            alternative = " (or quantization_path)" if mode.quantizes and not mode.trains and "train" in key else ""
+            self.problem(f"dataset.{key}", f"missing; {mode.name} needs it{alternative}")

@@ -6,7 +6,7 @@ So a run gives the same samples with any number of workers, and a resumed run ge
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from stdet.data.preprocess import Geometry, prepare, to_tensor_layout
 from stdet.errors import DataError, StdetError
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Targets
-from stdet.interfaces.transform import Transform, TransformContext
+from stdet.interfaces.transform import Sizes, Transform, TransformContext
 from stdet.structures import Preprocess, Sample
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,6 @@ LANES = 12
 worker, which then decodes each image once. With another number samples are the same, but made more slowly."""
 
 T = TypeVar("T")
-
-Sizes = Callable[[np.random.Generator], tuple[int, int]]
-"""Draws the (height, width) of the next batches."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +78,6 @@ class _Key:
     strong: bool
     size: tuple[int, int]
     partners: np.ndarray | None
-
-
-def multiscale_sizes(
-    size: tuple[int, int], *, multiscale_range: int = 0, random_size: tuple[int, int] | None = None
-) -> Sizes | None:
-    """The draw behind the config keys `multiscale_range` and `random_size`; None when neither asks for one.
-
-    Args:
-        size: (height, width) of the network's input, pixels.
-        multiscale_range: n draws from size - 32 n to size + 32 n in steps of 32.
-        random_size: (low, high) in units of 32 pixels, for the height; wins over `multiscale_range`.
-
-    The width follows so that the aspect ratio is kept, rounded to a multiple of 32.
-    """
-    height, width = size
-    if random_size is not None:
-        low, high = random_size
-    elif multiscale_range > 0:
-        low, high = max(1, height // 32 - multiscale_range), height // 32 + multiscale_range
-    else:
-        return None
-
-    def draw(rng: np.random.Generator) -> tuple[int, int]:
-        rows = int(rng.integers(low, high + 1))
-        return rows * 32, max(1, round(rows * width / height)) * 32
-
-    return draw
 
 
 class TrainLoader:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stdet.config import Config, preprocess_of
 from stdet.data.files import check_file
+from stdet.data.folder import ImageFolder
 from stdet.errors import DataError
 from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, Fault
 from stdet.registry import Catalogue
@@ -68,7 +69,7 @@ class DataSource:
             options=self.config.options.reader,
             on_fault=on_fault,
         )
-        return self.catalogue.build("datasets", section.dataset_name, request)
+        return self.catalogue.build("datasets", str(section.dataset_name), request)
 
     def _sees_alpha(self, spec: DetectorSpec | None) -> bool:
         if spec is None and self.config.family is None:
@@ -77,7 +78,7 @@ class DataSource:
 
     def evaluation_split(self) -> str:
         """`test` when the config has a test set, else `val`."""
-        return self.config.dataset.evaluation_split()
+        return self.config.evaluation_split()
 
     def image_folder(
         self,
@@ -94,7 +95,7 @@ class DataSource:
             on_bad_data=self.config.dataset.on_bad_data,
             on_fault=on_fault,
         )
-        return self.catalogue.build("datasets", "folder", request)
+        return ImageFolder(request)
 
     def calibration_indices(self, available: int) -> np.ndarray:
         """Which of `available` images are calibrated on: the share `quantization_split`, drawn with `dataset.seed`."""

@@ -15,6 +15,28 @@ from stdet.structures import Annotation, Sample
 
 
 @dataclass(frozen=True)
+class ReaderFacts:
+    """What a reader tells the config layer about itself, in a module that is quick to import.
+
+    Attributes:
+        options: the reader's own keys in the `dataset` section.
+        needs: which of a split's keys (`images_path`, `annotations_path`) it can't do without; none for a reader that
+            generates its images or finds them by its own keys: it has every split then.
+        split_lists: whether `<split>_split`, lists of image names, mean something to it. A list stands in for `needs`.
+        aliases: other names of the format.
+    """
+
+    options: type[Options] = Options
+    needs: tuple[str, ...] = ("images_path", "annotations_path")
+    split_lists: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+IMAGES_ALONE = ReaderFacts(needs=("images_path",))
+"""Facts of a reader that needs the images and nothing else."""
+
+
+@dataclass(frozen=True)
 class Fault:
     """Something in a data set that can't be used as it is.
 

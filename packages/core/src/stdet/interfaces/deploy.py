@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from stdet.artifacts import ModelFile
 from stdet.errors import StdetError
 from stdet.structures import BoxCoding, Detections, DetectorSpec, Table, Thresholds
+
+if TYPE_CHECKING:
+    from stdet.interfaces.target import Quantization
 
 LatencyKind = Literal["measured", "vendor_estimate", "model", "none"]
 
@@ -198,7 +201,7 @@ class DeployReport:
 
 
 class DeployTarget(ABC):
-    """A board or family of boards that int8 models are made for."""
+    """A board or family of boards that int8 models are made for; its `stdet.interfaces.target.TargetFacts` say the rest."""
 
     name: str
 
@@ -208,15 +211,15 @@ class DeployTarget(ABC):
         model: Path,
         output: Path,
         calibration: CalibrationData | None,
-        config: Any,
+        config: Quantization,
         progress: Progress | None = None,
         evaluator: Evaluator | None = None,
     ) -> QuantizationResult:
         """Write the int8 form of the float ONNX `model` to `output`, atomically; reports may go beside it.
 
         Args:
-            calibration: None when `config.operating_mode` is `normalise`, which takes no images.
-            config: the validated `quantization` section (`stdet.config.schema.Quantization`).
+            calibration: None when the facts' `needs` say that it takes no images.
+            config: the validated `quantization` section, of the class that the facts name.
             evaluator: for the modes that judge by accuracy. Whether the result keeps to `config.max_drop` is for the
                 caller to judge.
 
@@ -225,12 +228,8 @@ class DeployTarget(ABC):
         """
 
     @abstractmethod
-    def backends(self) -> tuple[str, ...]:
-        """Names that `bench` accepts, the default first."""
-
-    @abstractmethod
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
-        """Measure or estimate `model` (float or QDQ ONNX) with `backend`.
+        """Measure or estimate `model` (float or QDQ ONNX) with `backend`, one of the facts' `backends`.
 
         Raises:
             StdetError: unknown backend, or one whose tool is missing.

@@ -8,15 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stdet.interfaces.dataset import DatasetWriter
+from stdet.interfaces.dataset import DatasetWriter, ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.target import NEUTRAL, TargetFacts
+from stdet.interfaces.transform import RecipeOptions
 
 
 def fault_of(role: str, found: Any) -> str:
     """What `found` is and what is wanted, as a clause that begins with `which` or `whose`; empty when it will do.
 
     Args:
-        role: how the string was registered: `target`, `options`, `family` or `writer`.
+        role: what the string was registered as, a key of `_CHECKS`.
     """
     return _CHECKS[role](found)
 
@@ -27,6 +29,28 @@ def _target(found: Any) -> str:
 
 def _options(found: Any) -> str:
     return _subclass(found, Options) or _incomplete(found)
+
+
+def _recipe_options(found: Any) -> str:
+    return _subclass(found, RecipeOptions) or _incomplete(found)
+
+
+def _reader_facts(found: Any) -> str:
+    if not isinstance(found, ReaderFacts):
+        return f"which is {_shown(found)}; wanted is a {_name(ReaderFacts)}"
+    fault = _options(found.options)
+    return f"whose options {fault.removeprefix('which ')}" if fault else ""
+
+
+def _target_facts(found: Any) -> str:
+    if not isinstance(found, TargetFacts):
+        return f"which is {_shown(found)}; wanted is a {_name(TargetFacts)}"
+    for name, section in found.sections.items():
+        if name not in NEUTRAL:
+            return f"which has a section `{name}`; wanted are some of {', '.join(NEUTRAL)}"
+        if fault := _subclass(section, NEUTRAL[name]) or _incomplete(section):
+            return f"whose section `{name}` {fault.removeprefix('which ')}"
+    return ""
 
 
 def _writer(found: Any) -> str:
@@ -47,6 +71,9 @@ def _family(found: Any) -> str:
 _CHECKS: dict[str, Callable[[Any], str]] = {
     "target": _target,
     "options": _options,
+    "recipe options": _recipe_options,
+    "reader facts": _reader_facts,
+    "target facts": _target_facts,
     "family": _family,
     "writer": _writer,
 }

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from stdet.interfaces.family import Options
 from stdet.structures import Preprocess, Sample
+
+Sizes = Callable[[np.random.Generator], tuple[int, int]]
+"""Draws (height, width) of a batch, pixels."""
+
+
+class RecipeOptions(Options):
+    """Base of the keys that a training recipe adds to the `dataset` section, and what the loader asks of them."""
+
+    def sizes(self, size: tuple[int, int]) -> Sizes | None:
+        """The draw of training sizes around the network's (height, width); None trains at that size alone."""
+        return None
+
+    def recent_partners(self) -> int | None:
+        """From how many recently used images `TransformContext.draw` draws; None draws from the whole set."""
+        return None
+
+    def idle(self, given: Mapping[str, Any]) -> Iterable[str]:
+        """A sentence for each of the recipe's keys that the config gives and that does nothing beside the others.
+
+        Args:
+            given: the `dataset` section as it was written.
+        """
+        return ()
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,23 @@ class Register(Protocol):
         """
 
 
+class RegisterTarget(Protocol):
+    def __call__(self, name: str, target: str, summary: str, *, facts: str | None = None) -> None:
+        """Args:
+        name, target, summary: as `Register`.
+        facts: `"module:NAME"` of a `stdet.interfaces.target.TargetFacts`, in a module that imports no torch; without
+            one the target adds no keys and has no bench backend.
+        """
+
+
 class RegisterDataset(Protocol):
     def __call__(
-        self, name: str, target: str, summary: str, *, options: str | None = None, writer: str | None = None
+        self, name: str, target: str, summary: str, *, facts: str | None = None, writer: str | None = None
     ) -> None:
         """Args:
-        name, target, summary, options: as `Register`.
+        name, target, summary: as `Register`.
+        facts: `"module:NAME"` of a `stdet.interfaces.dataset.ReaderFacts`, in a module that imports no torch; without
+            one the reader needs images and annotations, and adds no keys.
         writer: `"module:Class"` of a `stdet.interfaces.dataset.DatasetWriter` that writes what the reader reads.
         """
 
@@ -48,12 +59,13 @@ def stdet_register_models(register: RegisterModel) -> None:
 
 @hookspec
 def stdet_register_datasets(register: RegisterDataset) -> None:
-    """Readers; a target is called as `target(request: DatasetRequest) -> DetectionDataset`; options extend `dataset`."""
+    """Readers; a target is called as `target(request: DatasetRequest) -> DetectionDataset`."""
 
 
 @hookspec
 def stdet_register_transforms(register: Register) -> None:
-    """Transforms; a target is called as `target(options) -> Transform`; options extend the `dataset` section."""
+    """Training recipes; a target is called as `target(options) -> Transform`; options, of
+    `stdet.interfaces.transform.RecipeOptions`, extend the `dataset` section."""
 
 
 @hookspec
@@ -63,5 +75,5 @@ def stdet_register_schedulers(register: Register) -> None:
 
 
 @hookspec
-def stdet_register_targets(register: Register) -> None:
-    """Deploy targets; a target is called as `target() -> DeployTarget`; options extend `benchmarking`."""
+def stdet_register_targets(register: RegisterTarget) -> None:
+    """Deploy targets; a target is called as `target(sections: TargetSections) -> DeployTarget`."""

@@ -202,13 +202,19 @@ def _stager(kind: str, distribution: str, version: str, staged: list[Entry]) -> 
         stage(name, target, summary, family=family)
 
     def register_dataset(
-        name: str, target: str, summary: str, *, options: str | None = None, writer: str | None = None
+        name: str, target: str, summary: str, *, facts: str | None = None, writer: str | None = None
     ) -> None:
-        stage(name, target, summary, options=options, writer=writer)
+        stage(name, target, summary, facts=facts, writer=writer)
+
+    def register_target(name: str, target: str, summary: str, *, facts: str | None = None) -> None:
+        stage(name, target, summary, facts=facts)
 
     def register(name: str, target: str, summary: str, *, options: str | None = None) -> None:
         stage(name, target, summary, options=options)
 
-    if kind == "models":
-        return register_model
-    return register_dataset if kind == "datasets" else register
+    own: dict[str, Callable[..., None]] = {
+        "models": register_model,
+        "datasets": register_dataset,
+        "targets": register_target,
+    }
+    return own.get(kind, register)

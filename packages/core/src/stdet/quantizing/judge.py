@@ -25,10 +25,8 @@ SHOWN = 5
 
 def evaluation_set(builder: Builder, spec: DetectorSpec) -> DetectionDataset | None:
     """The test images, else the validation images, or None when the config names neither."""
-    section = builder.config.dataset
     split = builder.evaluation_split()
-    named = getattr(section, f"{split}_images_path") or getattr(section, f"{split}_split")
-    if section.dataset_name != "synthetic" and not named:
+    if builder.config.reader is None or not builder.config.names_split(split):
         return None
     return builder.dataset(split, spec.class_names or None, spec=spec)
 

@@ -16,7 +16,7 @@ def bench(run: Run) -> None:
     models = [run.float_onnx] if run.float_onnx and run.float_onnx != source else []
     reports: list[tuple[ModelFile, BenchReport]] = []
     for model in [*models, source]:
-        for backend in run.builder.config.benchmarking.backends:
+        for backend in run.builder.config.benchmarking.backends or ():
             report = target.bench(model.path, backend, lambda done, total: run.reporter.progress("bench", done, total))
             reports.append((model, report))
     benched = Benched(tuple(reports))

@@ -29,7 +29,8 @@ def plain(run: Run, file: ModelFile) -> ModelFile:
     if read_spec(file.path) is not None:
         return file
     facts, config = admit(file.path), run.builder.config
-    any_input = config.operation_mode == "benchmarking" or config.quantization.operating_mode == "normalise"
+    target = config.target if config.mode.quantizes else None
+    any_input = config.mode.stages == ("bench",) or (target and not target.needs(config.quantization).calibration)
     if facts.no_image and any_input:
         return file
     shape = config.model.input_shape
@@ -105,8 +106,8 @@ def _class_names(run: Run) -> tuple[str, ...]:
     names = builder.class_names()
     if names is not None:
         return names
-    section, split = builder.config.dataset, builder.evaluation_split()
-    if any(getattr(section, key) is None for key in section.needed_keys(split)):
+    split = builder.evaluation_split()
+    if not builder.config.can_read(split):
         return ()
     return builder.dataset(split, None).class_names
 

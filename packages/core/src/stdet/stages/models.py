@@ -41,7 +41,7 @@ def detector_of(run: Run, checkpoint: ModelFile | None) -> Detector:
     """The torch model of a checkpoint. Without one only a benchmark may go on: its numbers don't depend on weights."""
     builder = run.builder
     if checkpoint is None:
-        if builder.config.operation_mode != "benchmarking":
+        if builder.config.mode.stages != ("bench",):
             raise ModelError(
                 "there are no weights to work with", "set model.model_path to a checkpoint or an ONNX file"
             )

@@ -22,9 +22,11 @@ from stdet.structures import DetectorSpec
 def quantize(run: Run) -> None:
     """Write the int8 form of the run's float ONNX (exporting first if need be); it becomes the run's model."""
     source = onnx_file(run)
-    config = run.builder.config.quantization
+    config, target = run.builder.config.quantization, run.builder.config.target
+    assert target is not None  # the config was checked for it
+    needs = target.needs(config)
     path = run.folder / config.export_dir / f"{source.path.stem}_qdq_int8.onnx"
-    if config.operating_mode == "normalise":
+    if not needs.calibration:
         made = _into_int8(run, source.path, path, None, None)
         run.model = ModelFile(path, "int8")
         run.record.add(Quantized(run.model, path.stat().st_size, None, made.record))
@@ -33,7 +35,7 @@ def quantize(run: Run) -> None:
     evaluation = judge.evaluation_set(run.builder, spec)
     calibration = _calibration(run, source.path, spec, evaluation)
     evaluator = None
-    if evaluation is not None and config.operating_mode != "default":  # making one reads every image
+    if evaluation is not None and needs.scorer:  # making one reads every image
         journal = run.folder.parent / "quantization_journal"
         evaluator = judge.make_evaluator(run.builder, spec, evaluation, journal, run.reporter)
     foreign = read_spec(source.path) is None
@@ -45,15 +47,14 @@ def quantize(run: Run) -> None:
         add_spec(unjudged, spec, {"float_model": source.path.name, "float_sha256": sha256_file(source.path)})
     run.float_onnx, run.model, verdict = source, ModelFile(path, "int8"), None
     if config.max_drop is not None:
-        assert evaluation is not None  # the config was checked for it
+        assert evaluation is not None  # as above
         run.model, verdict = _judge(run, spec, source, unjudged, path, evaluation, made.worst)
     kept = run.model.path
     run.record.add(Quantized(run.model, kept.stat().st_size, source, made.record, verdict))
     if verdict is not None and not verdict.within_budget:
         raise Rejected(
             f"int8 loses {verdict.in_words}; quantization.max_drop is {config.max_drop:g}",
-            f"the file is kept as {kept}; operating_mode: full_auto searches a recipe within the budget, "
-            "inspection ranks the tensors",
+            "; ".join(filter(None, (f"the file is kept as {kept}", target.over_budget))),
         )
 
 

@@ -35,7 +35,7 @@ def train(run: Run) -> None:
     train_set = open_for_training(run)
     spec = builder.spec(train_set.class_names)
     validation = open_for_scoring(run, "val", spec)
-    if config.operation_mode != "training" and builder.evaluation_split() != "val":
+    if config.mode.evaluates and builder.evaluation_split() != "val":
         open_for_scoring(run, builder.evaluation_split(), spec)  # what a chain scores on later is wrong now or never
     detector = builder.detector(spec)
     detector.use_training_options(config.options.training)

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import torch
 
-from stdet.config.schema import Quantization
 from stdet.errors import StdetError
 from stdet.export.metadata import QUANTIZATION_KEY
 from stdet.export.onnx import simplify
@@ -22,6 +21,7 @@ from stdet.interfaces.deploy import CalibrationData, DeployTarget
 from stdet.interfaces.detector import Detector, Targets
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.scheduler import ScheduleLength
+from stdet.interfaces.target import Quantization, TargetFacts, TargetSections
 from stdet.interfaces.transform import Transform, TransformContext
 from stdet.nn.int8_training import Int8Simulation
 from stdet.plugins.loader import load_plugins
@@ -296,6 +296,22 @@ class TargetContract:
 
     name: ClassVar[str]
 
+    def facts(self) -> TargetFacts:
+        facts = _catalogue().target(self.name)
+        assert isinstance(facts, TargetFacts)
+        return facts
+
+    def quantization(self) -> Quantization:
+        """The `quantization` section as it is when a config says nothing."""
+        section = self.facts().section("quantization")()
+        assert isinstance(section, Quantization)
+        return section
+
+    def build(self) -> DeployTarget:
+        target = _catalogue().build("targets", self.name, TargetSections())
+        assert isinstance(target, DeployTarget)
+        return target
+
     def model(self, tmp_path: Any) -> Any:
         """A small float ONNX model."""
         torch.manual_seed(0)
@@ -308,11 +324,12 @@ class TargetContract:
         return path
 
     def test_every_backend_reports_what_its_latency_is(self, tmp_path: Any) -> None:
-        target = _catalogue().build("targets", self.name)
-        assert isinstance(target, DeployTarget)
+        target = self.build()
         assert target.name == self.name
         model = self.model(tmp_path)
-        for backend in target.backends():
+        facts = self.facts()
+        assert set(facts.default_backends) <= set(facts.backends)
+        for backend in facts.backends:
             report = target.bench(model, backend)
             json.dumps(dataclasses.asdict(report))
             assert report.backend == backend
@@ -327,11 +344,11 @@ class TargetContract:
         return CalibrationData(image, count, "0" * 64, source)
 
     def test_quantizing_leaves_a_file_that_answers_like_the_float_one_and_says_what_it_is(self, tmp_path: Any) -> None:
-        target = _catalogue().build("targets", self.name)
+        target = self.build()
         model = self.model(tmp_path)
         for source, fit in (("noise", True), ("random", False)):
             output = tmp_path / source / "int8.onnx"
-            result = target.quantize(model, output, self.calibration(source), Quantization())
+            result = target.quantize(model, output, self.calibration(source), self.quantization())
             stored = {p.key: p.value for p in onnx.load(output).metadata_props}[QUANTIZATION_KEY]
             assert json.loads(stored) == json.loads(json.dumps(result.record))
             assert result.record["calibration"]["fit_for_accuracy"] is fit
@@ -347,7 +364,7 @@ class TargetContract:
             assert 0 < noise < 0.03 * signal
 
     def test_a_model_that_cannot_be_quantized_is_refused_and_leaves_no_file(self, tmp_path: Any) -> None:
-        target = _catalogue().build("targets", self.name)
+        target = self.build()
         model, output = self.model(tmp_path), tmp_path / "out" / "int8.onnx"
         (tmp_path / "broken.onnx").write_bytes(b"no model")
         for wrong, calibration in (
@@ -356,17 +373,17 @@ class TargetContract:
             (tmp_path / "broken.onnx", self.calibration()),
         ):
             try:
-                target.quantize(wrong, output, calibration, Quantization())
+                target.quantize(wrong, output, calibration, self.quantization())
             except StdetError:
                 assert not output.exists()
             else:
                 raise AssertionError("something was quantized that can't be")
 
     def test_an_unknown_backend_is_refused_with_the_known_ones(self, tmp_path: Any) -> None:
-        target = _catalogue().build("targets", self.name)
+        target = self.build()
         try:
             target.bench(self.model(tmp_path), "no_such_backend")
         except StdetError as error:
-            assert all(backend in str(error) for backend in target.backends())
+            assert all(backend in str(error) for backend in self.facts().backends)
         else:
             raise AssertionError("an unknown backend was accepted")

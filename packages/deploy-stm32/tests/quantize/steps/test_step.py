@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from pydantic import Field, ValidationError
 
-from stdet.config.schema import OnnxExtraOptions, Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet.interfaces.family import Options
@@ -22,6 +21,7 @@ from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.settings import Settings
 from stdet_deploy_stm32.quantize.steps.step import Step, Try, Work, meaningless
+from stdet_deploy_stm32.sections import OnnxExtraOptions, Quantization
 
 Photos = Callable[..., CalibrationData]
 Section = Callable[..., Quantization]

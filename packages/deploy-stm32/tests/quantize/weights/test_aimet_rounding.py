@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.surgery import dequantized, producers
@@ -25,6 +24,7 @@ from stdet_deploy_stm32.quantize.steps.aimet import AIMET
 from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
 from stdet_deploy_stm32.quantize.weights import aimet_rounding
 from stdet_deploy_stm32.quantize.weights.aimet_rounding import IMAGES, round_by_aimet
+from stdet_deploy_stm32.sections import Quantization
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]

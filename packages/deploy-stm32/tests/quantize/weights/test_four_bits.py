@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from stdet.config.schema import Quantization
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
@@ -18,6 +17,7 @@ from stdet_deploy_stm32.quantize.int8 import asked_deviations, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.weights.four_bits import int4_weights
+from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

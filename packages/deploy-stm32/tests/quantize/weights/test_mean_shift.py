@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
-from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.session import new_session
@@ -24,6 +23,7 @@ from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
 from stdet_deploy_stm32.quantize.steps import methods
 from stdet_deploy_stm32.quantize.weights.sweep import SWEEP_IMAGES, Sweep
+from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

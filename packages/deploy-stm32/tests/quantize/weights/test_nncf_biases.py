@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.quantize import libraries
@@ -21,6 +20,7 @@ from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
+from stdet_deploy_stm32.sections import Quantization
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]

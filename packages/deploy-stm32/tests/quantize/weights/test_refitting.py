@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from stdet.config.schema import Quantization
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.onnx_graph.session import new_session
@@ -22,6 +21,7 @@ from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.weights import refitting
 from stdet_deploy_stm32.quantize.weights.refitting import Layer
+from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

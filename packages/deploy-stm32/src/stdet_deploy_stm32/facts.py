@@ -1,0 +1,108 @@
+"""What STM32 targets tell the config layer: their keys, their backends, and what goes together. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stdet.errors import QuantizationError
+from stdet.interfaces import target
+from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest
+from stdet_deploy_stm32 import sections
+
+NORMALISING_MODES = ("quantization", "chain_qb")
+"""Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
+
+
+def _needs(quantization: target.Quantization) -> QuantizationNeeds:
+    assert isinstance(quantization, sections.Quantization)
+    mode = quantization.operating_mode
+    return QuantizationNeeds(
+        calibration=mode != "normalise",
+        scorer=mode in ("inspection", "full_auto"),
+        evaluation_images=quantization.iterative_quant_parameters.inspection_map > 0,
+    )
+
+
+def _check(request: TargetRequest) -> Iterator[Mistake]:
+    if not request.mode.quantizes:
+        return
+    section = request.sections.quantization
+    assert isinstance(section, sections.Quantization)
+    if section.operating_mode == "full_auto" and section.max_drop is None:
+        yield Mistake("quantization.max_drop", "missing; full_auto searches under this budget")
+    if section.operating_mode == "normalise":
+        yield from _check_normalising(request, section)
+    if request.trained_for is not None:
+        yield from _check_simulated(request.trained_for, section)
+    yield from _check_options(section)
+
+
+def _check_normalising(request: TargetRequest, section: sections.Quantization) -> Iterator[Mistake]:
+    allowed = ", ".join(NORMALISING_MODES)
+    if request.mode.name not in NORMALISING_MODES:
+        yield Mistake("quantization.operating_mode", f"normalise has no place in {request.mode.name}", allowed)
+    if section.max_drop is not None:
+        yield Mistake("quantization.max_drop", "normalise has no float model to compare with")
+    if request.model_path is None or request.model_path.suffix != ".onnx":
+        yield Mistake("model.model_path", "normalise needs the ONNX file of another tool")
+
+
+def _check_simulated(weights: str, section: sections.Quantization) -> Iterator[Mistake]:
+    """Training simulates int8 for a file with these very weights; what is made must be that file."""
+    key, extra = "training.quantization_aware", section.onnx_extra_options
+    wanted = (weights, "per_channel")
+    made = (section.onnx_quant_parameters.weightType.capitalize(), section.granularity)
+    if made != wanted:
+        yield Mistake(key, f"simulates weights {' '.join(wanted)}, but quantization makes them {' '.join(made)}")
+    others = {
+        f"quantizer: {section.quantizer}": section.quantizer != "onnx_quantizer",
+        "SequentialMSE": extra.SequentialMSE,
+        "BiasCorrection": extra.BiasCorrection,
+        "Int4Share": extra.Int4Share > 0,
+    }
+    if any(others.values()):
+        named = ", ".join(name for name, on in others.items() if on)
+        yield Mistake(
+            key, f"trains for a file with these very weights and biases; quantization changes them by {named}"
+        )
+
+
+def _check_options(section: sections.Quantization) -> Iterator[Mistake]:
+    """What quantizing itself would refuse of the options, said before the work that comes first."""
+    from stdet_deploy_stm32.quantize.options import read_options  # imports onnxruntime
+
+    try:
+        read_options(section)
+    except QuantizationError as error:
+        key = error.message.split()[0].rstrip(":")
+        yield Mistake(key if key.startswith("quantization.") else "quantization", error.message, error.hint)
+
+
+_TENSORFLOW = "it belongs to the TensorFlow flow, and this one is PyTorch only"
+_NO_TOOL = "this version drives no ST tool; `stdet bench` measures on the host and estimates"
+_NO_FIRMWARE = "building firmware is not in this version"
+
+STM32 = TargetFacts(
+    sections={"quantization": sections.Quantization},
+    backends=("host", "estimate"),
+    default_backends=("host", "estimate"),
+    needs=_needs,
+    check=_check,
+    refused={
+        "quantization.optimize": _TENSORFLOW,
+        "quantization.iterative_quant_parameters.inspection_split": "use inspection_images, a number",
+        "quantization.iterative_quant_parameters.accuracy_tolerance": "use quantization.max_drop, in points",
+        "tools.stedgeai": _NO_TOOL,
+        "tools.path_to_cubeIDE": _NO_TOOL,
+        **{
+            f"{section}.{key}": _NO_TOOL
+            for section in ("evaluation", "prediction")
+            for key in ("profile", "input_type", "output_type", "input_chpos", "output_chpos")
+        },
+        **{
+            f"deployment.{key}": _NO_FIRMWARE
+            for key in ("c_project_path", "IDE", "verbosity", "hardware_setup", "build_conf")
+        },
+    },
+    over_budget="operating_mode: full_auto searches a recipe within the budget, inspection ranks the tensors",
+)

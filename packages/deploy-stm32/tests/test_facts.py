@@ -1,0 +1,69 @@
+"""What STM32 targets tell the config layer: what their keys need, and what goes together, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stdet.interfaces.target import QuantizationNeeds, TargetRequest, TargetSections
+from stdet.modes import MODES
+from stdet_deploy_stm32.facts import STM32
+from stdet_deploy_stm32.sections import Quantization
+
+
+def mistakes(
+    mode: str = "quantization", model: str | None = None, trained: str | None = None, **keys: Any
+) -> list[str]:
+    sections = TargetSections(quantization=Quantization(**keys))
+    request = TargetRequest(MODES[mode], sections, Path(model) if model else None, trained)
+    return [f"{m.key}: {m.message}" for m in STM32.check(request)]
+
+
+def test_the_simulated_weights_are_those_of_the_file_that_is_made() -> None:
+    (wrong,) = mistakes("chain_tqe", trained="Int4")
+    assert wrong.endswith("simulates weights Int4 per_channel, but quantization makes them Int8 per_channel")
+    assert "makes them Int8 per_tensor" in mistakes("chain_tqe", trained="Int8", granularity="per_tensor")[0]
+    for name, value in (("SequentialMSE", True), ("BiasCorrection", True), ("Int4Share", 0.5)):
+        found = mistakes("chain_tqe", trained="Int8", target_opset=21, onnx_extra_options={name: value})
+        assert f"changes them by {name}" in found[0]
+    assert "changes them by quantizer: nncf" in mistakes("chain_tqe", trained="Int8", quantizer="nncf")[0]
+    assert not mistakes("chain_tqe", trained="Int4", target_opset=21, onnx_quant_parameters={"weightType": "int4"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "said"),
+    [
+        ({"operating_mode": "full_auto"}, "quantization.max_drop", "full_auto searches under this budget"),
+        ({"operating_mode": "normalise", "max_drop": 1}, "quantization.max_drop", "no float model to compare with"),
+        ({"operating_mode": "normalise"}, "model.model_path", "needs the ONNX file of another tool"),
+        (
+            {"onnx_quant_parameters": {"percentile": 99}},
+            "quantization.onnx_quant_parameters.percentile",
+            "has no meaning here",
+        ),
+        ({"onnx_quant_parameters": {"calibrate_method": "Guess"}}, "quantization.onnx_quant_parameters", "is 'Guess'"),
+        ({"onnx_extra_options": {"Int16Share": 0.1}}, "quantization", "Int16Share needs opset 21"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told_with_their_key(keys: dict[str, Any], key: str, said: str) -> None:
+    found = [m for m in mistakes(**keys) if m.startswith(key)]
+    assert any(said in m for m in found)
+    assert not mistakes("training", **keys)  # nothing is quantized there
+
+
+def test_somebody_elses_int8_file_has_no_place_in_a_chain_that_scores() -> None:
+    assert not mistakes("chain_qb", "a.onnx", operating_mode="normalise")
+    assert "no place in chain_eqe" in mistakes("chain_eqe", "a.onnx", operating_mode="normalise")[0]
+
+
+def test_each_mode_says_what_quantizing_takes() -> None:
+    def needs(**keys: Any) -> QuantizationNeeds:
+        return STM32.needs(Quantization(**keys))
+
+    assert needs() == QuantizationNeeds()
+    assert needs(operating_mode="normalise") == QuantizationNeeds(calibration=False)
+    assert needs(operating_mode="full_auto") == QuantizationNeeds(scorer=True)
+    mapped = needs(operating_mode="inspection", iterative_quant_parameters={"inspection_map": 3})
+    assert mapped == QuantizationNeeds(scorer=True, evaluation_images=True)
