@@ -57,8 +57,10 @@ def choose(
     folder = section.quantization_path
     if folder:
         whole = source.image_folder("quantization", folder, on_fault, spec)
+    elif training is not None:
+        whole = training
     else:
-        whole = training or source.dataset("train", class_names, on_fault, spec)
+        whole = source.dataset("train", class_names, on_fault, spec)
     name = str(folder or section.train_images_path or section.dataset_name)
     chosen = Chosen(whole, source.calibration_indices(len(whole)), name, annotated=folder is None)
     if not len(chosen):
