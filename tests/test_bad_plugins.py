@@ -105,6 +105,22 @@ COMPONENTS = {
         OPTIONS + "class O(Options):\n    x: 'Nowhere'\n",
         "types that can't be resolved",
     ),
+    "bad-recipe-options": ("transforms", "options='{m}:O'", OPTIONS + "class O(Options): ...", "wanted is a subclass"),
+    "bad-reader-facts": ("datasets", "facts='{m}:F'", "F = {}", "of type dict; wanted is a stdet"),
+    "bad-reader-facts-class": (
+        "datasets",
+        "facts='{m}:F'",
+        "from stdet.interfaces.dataset import ReaderFacts as F",
+        "the class ReaderFacts; wanted is a stdet",
+    ),
+    "bad-target-facts": ("targets", "facts='{m}:F'", "F = None", "of type NoneType; wanted is a stdet"),
+    "bad-target-section": (
+        "targets",
+        "facts='{m}:F'",
+        "from stdet.interfaces.target import TargetFacts\nclass P: ...\nF = TargetFacts(sections={'training': P})",
+        "a section `training`",
+    ),
+    "bad-target-gone": ("targets", "facts='nowhere_at_all:F'", "", "ModuleNotFoundError"),
     "bad-family-int": (
         "models",
         "family='{m}:F'",
@@ -120,6 +136,15 @@ COMPONENTS = {
     "bad-family-type": ("models", "family='{m}:FAMILY'", FAMILY.format("7", ""), "whose model_type is 7"),
     "bad-family-gone": ("models", "family='nowhere_at_all:F'", "", "ModuleNotFoundError"),
 }
+
+KEYS = {
+    "models": "model.model_name",
+    "datasets": "dataset.dataset_name",
+    "transforms": "dataset.augmentation",
+    "schedulers": "training.scheduler",
+    "targets": "benchmarking.board",
+}
+"""What a config calls a component of a kind."""
 
 
 def site(root: Path, distribution: str, code: str, entry: str = "") -> None:
@@ -225,10 +250,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def used(crowd: Path, config: Path) -> dict[str, str]:
     """What is said when each broken component is used, by name; an empty text stands for no mistake."""
-    uses = {
-        d: f"training.scheduler={d}-x" if kind == "schedulers" else f"model.model_name={d}-x"
-        for d, (kind, *_) in COMPONENTS.items()
-    }
+    uses = {d: f"operation_mode=chain_tqeb {KEYS[kind]}={d}-x" for d, (kind, *_) in COMPONENTS.items()}
     command = [sys.executable, "-c", ASK, str(config), *uses.values(), "training.epoks=1", "training.epochs=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(crowd))
     assert done.returncode == 0, done.stderr
