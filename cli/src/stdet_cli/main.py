@@ -90,9 +90,39 @@ def predict(config: ConfigFile, overrides: Overrides = None, as_json: Json = Fal
 
 
 @app.command()
-def bench(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Measure latency on this host and estimate memory and work on the board."""
-    _run(config, overrides, "benchmarking", as_json, verbose)
+def bench(
+    what: Annotated[list[str], typer.Argument(metavar="MODEL.onnx... | CONFIG [KEY=VALUE]...")],
+    board: Annotated[str | None, typer.Option(help="what it is for; `stdet list targets`")] = None,
+    backend: Annotated[str | None, typer.Option(help="how to find out, such as host,estimate")] = None,
+    output: Annotated[Path, typer.Option(help="folder for the results, where ONNX files are named")] = Path(
+        "bench_results"
+    ),
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what a model costs on a board: latency, memory, and where each layer runs."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        backends = backend.split(",") if backend else []
+        ui.result(api.bench(what, ui.reporter, board=board, backends=backends, output=output))
+
+
+@app.command()
+def fit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    board: Annotated[str | None, typer.Option(help="short for benchmarking.board=…")] = None,
+    latency_ms: Annotated[float | None, typer.Option(min=0, help="the longest that an inference may take")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say before any training whether the model will fit a board, and which smaller one does; exit code 2 when not."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        named = [] if board is None else [f"benchmarking.board={board}"]
+        ui.result(api.fit(api.load_data_config(config, [*(overrides or ()), *named]), ui.reporter, latency_ms))
 
 
 @app.command()

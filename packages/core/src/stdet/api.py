@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stdet.artifacts import write_json, write_text
+from stdet.artifacts import ModelFile, write_json, write_text
 from stdet.errors import ConfigError, Rejected
 from stdet.extras import command, has, need
 from stdet.plugins.loader import PluginState, load_plugins
@@ -169,6 +169,89 @@ def run(config: Config, reporter: Reporter) -> RunResult:
 def _result(record: RunRecord) -> RunResult:
     table = summary(record)
     return RunResult(record.folder, record.document(), [*record.tables, *([table] if table.rows else [])])
+
+
+def bench(
+    what: Sequence[str],
+    reporter: Reporter,
+    *,
+    board: str | None = None,
+    backends: Sequence[str] = (),
+    output: Path = Path("bench_results"),
+) -> RunResult:
+    """Say what models cost: of ONNX files, or of the model of a config.
+
+    Args:
+        what: ONNX files; or a config file and `key=value`s on top of it.
+        board: registered target; None leaves what the config says.
+        backends: names; empty leaves what the config says.
+        output: folder for `bench.json` and `bench.html` where `what` are ONNX files; a config says itself.
+
+    Raises:
+        StdetError: unknown board or backend, or a file that can't be benched.
+    """
+    chosen = [f"benchmarking.board={json.dumps(board)}"] if board is not None else []
+    chosen += [f"benchmarking.backends={json.dumps(list(backends))}"] if backends else []
+    files = [Path(name) for name in what if Path(name).suffix.lower() == ".onnx"]
+    if not files:
+        return run(load_config(Path(what[0]), [*what[1:], *chosen], "benchmarking"), reporter)
+    if len(files) < len(what):
+        other = next(name for name in what if Path(name).suffix.lower() != ".onnx")
+        raise ConfigError(f"{other} stands among ONNX files", "name ONNX files only, or a config and key=value")
+    return _bench_files(files, chosen, output, reporter)
+
+
+def _bench_files(files: Sequence[Path], chosen: Sequence[str], output: Path, reporter: Reporter) -> RunResult:
+    from stdet.config import load_text
+    from stdet.export.metadata import read_accuracy
+    from stdet.reports.bench_page import bench_page
+    from stdet.reports.bench_table import bench_tables
+    from stdet.runs.results import Benched
+
+    overrides = [f"model.model_path={json.dumps(str(files[0]))}", *chosen]
+    config = load_text("", "command line", overrides, _plugins()[0], operation_mode="benchmarking")
+    target = _plugins()[0].build("targets", str(config.benchmarking.board), config.target_sections)
+    models = [ModelFile.at(path) for path in files]
+    pairs = [(model, backend) for model in models for backend in config.benchmarking.backends or ()]
+    benched = Benched(
+        tuple(
+            (model, target.bench(model.path, backend, lambda done, total: reporter.progress("bench", done, total)))
+            for model, backend in pairs
+        )
+    )
+    reports = [report for _, report in benched.reports]
+    accuracy = {report.sha256: read_accuracy(model.path) for model, report in benched.reports}
+    known = {key: value for key, value in accuracy.items() if value is not None}
+    folder = new_folder(output)
+    document = {"format": "stdet.bench/1", "reports": benched.to_dict()}
+    write_json(folder / "bench.json", document)
+    write_text(folder / "bench.html", bench_page(reports, known))
+    return RunResult(folder, document, list(bench_tables(reports)))
+
+
+def fit(config: Config, reporter: Reporter, latency_ms: float | None = None) -> RunResult:
+    """Say before any training whether the network of a config fits its board, and what smaller one does.
+
+    Args:
+        latency_ms: how long an inference may take; None when that doesn't matter.
+
+    Returns:
+        `failed` when it doesn't fit or is too slow; `fit.json` and `bench.html` in a new folder have it all.
+
+    Raises:
+        StdetError: the config names no model, or nothing is known of the board's memory.
+    """
+    from stdet import fitting
+    from stdet.build import Builder
+    from stdet.reports.bench_page import bench_page
+    from stdet.reports.fit_table import fit_document, fit_tables
+
+    found = fitting.fit(Builder(config, _plugins()[0]), reporter, latency_ms)
+    folder = new_folder(Path(config.hydra.run.dir))
+    document = fit_document(found)
+    write_json(folder / "fit.json", document)
+    write_text(folder / "bench.html", bench_page([c.report for c in (found.asked, *found.instead)]))
+    return RunResult(folder, document, list(fit_tables(found)), failed=bool(found.asked.wrong))
 
 
 # --- data tools --------------------------------------------------------------------------------------------------------

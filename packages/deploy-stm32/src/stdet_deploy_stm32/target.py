@@ -48,6 +48,10 @@ class Stm32Target(DeployTarget):
         assert isinstance(config, sections.Quantization)
         return run_mode(Job(model, output, calibration, config, progress, evaluator))
 
+    def assess(self, model: Path) -> BenchReport:
+        """As the backend `estimate`."""
+        return estimate(model, self.board)
+
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
         """Run one backend on `model`: `host` measures on this computer, `estimate` counts.
 

@@ -65,6 +65,7 @@ SSD = ModelFamily(
     box_coding="ssd",
     strides=(16, 32, 64, 128, 256, 512),
     model_options=SsdModelOptions,
+    width_option="width_mult",
     training_options=SsdTrainingOptions,
     optimizer_defaults={
         "SGD": {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4},

@@ -75,6 +75,14 @@ def is_unfit_for_accuracy(path: Path) -> bool:
     return record.get("calibration", {}).get("fit_for_accuracy") is False
 
 
+def read_accuracy(path: Path) -> float | None:
+    """The score 0..1 that an int8 file says it reached; None when it says nothing, as files do that nobody has judged."""
+    try:
+        return float(json.loads(_properties(path).get(ACCURACY_KEY, "{}"))["int8"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def copy_with_property(source: Path, target: Path, key: str, document: dict[str, Any]) -> None:
     """Write the ONNX file `source` to `target`, atomically, with one more metadata property."""
     model = onnx.load(source)

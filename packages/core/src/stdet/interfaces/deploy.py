@@ -56,7 +56,9 @@ class BenchReport:
         operators: number of operators by the processor that runs them, such as `NPU`, `CPU` and `depends`.
         provenance: what the numbers rest on, in a sentence.
         notes: remarks for people.
-        details: backend-specific values for scripts.
+        details: backend-specific values for scripts. `layers` and `pools` are drawn where they are there: a list of
+            {name, op_type, output_shape, macc, weights_bytes, internal_bytes, external_bytes, latency_ms or None, and maybe
+            processor, reason, advice, source}, and one of {name, bytes}.
     """
 
     model: str
@@ -226,6 +228,14 @@ class DeployTarget(ABC):
         Raises:
             QuantizationError: the model can't be quantized as asked; nothing is written to `output`.
         """
+
+    def assess(self, model: Path) -> BenchReport:
+        """What can be told of `model` at once, without a tool or a run: whether it fits, and how fast it is.
+
+        Raises:
+            StdetError: this target can't tell.
+        """
+        raise StdetError(f"target {self.name} can't tell whether a model fits before it runs")
 
     @abstractmethod
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:

@@ -37,6 +37,7 @@ class ModelFamily:
         size_multiple: input height and width must be multiples of this.
         min_size: smallest input side, pixels.
         model_options: extra keys of the `model` section.
+        width_option: the one of them that is a factor on all channel counts; empty where there is none.
         training_options: extra keys of the `training` section.
         optimizer_defaults: keyword arguments by optimizer name, used where the config is silent.
         box_coding: output convention.
@@ -60,6 +61,7 @@ class ModelFamily:
     strides: tuple[int, ...]
     no_aug_epochs: int = 0
     model_options: type[Options] = Options
+    width_option: str = ""
     training_options: type[Options] = Options
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from stdet.artifacts import ModelFile, write_json
+from stdet.artifacts import ModelFile, write_json, write_text
 from stdet.interfaces.deploy import BenchReport
+from stdet.reports.bench_page import bench_page
+from stdet.reports.bench_table import bench_tables
 from stdet.runs.results import Benched
 from stdet.stages.models import onnx_file
 from stdet.stages.run import Run
@@ -20,5 +22,8 @@ def bench(run: Run) -> None:
             report = target.bench(model.path, backend, lambda done, total: run.reporter.progress("bench", done, total))
             reports.append((model, report))
     benched = Benched(tuple(reports))
+    found = [report for _, report in reports]
+    run.record.tables += bench_tables(found)
+    write_text(run.folder / "reports" / "bench.html", bench_page(found))
     write_json(run.folder / "reports" / "bench.json", {"format": "stdet.bench/1", "reports": benched.to_dict()})
     run.record.add(benched)

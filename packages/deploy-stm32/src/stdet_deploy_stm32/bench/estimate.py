@@ -139,7 +139,7 @@ def _npu_reason(graph: Graph, steps: Sequence[Kernel], verdicts: Sequence[Verdic
     if found:
         kernel, verdict = found[0]
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        return f"{kernel.op_type} `{kernel.name}` {verdict.reason}{more}: no formula for that"
+        return f"no formula for {kernel.op_type} `{kernel.name}`{more}: {verdict.reason}"
     limit = (model.most_slow_elements or math.inf) * EXTRAPOLATION
     if placement.slow_elements > limit:
         return (

@@ -65,7 +65,7 @@ def costs(graph: Graph, steps: tuple[Kernel, ...]) -> list[KernelCost]:
     table = []
     for kernel in steps:
         parameters = size = 0
-        for layer, name in _constants(graph, kernel):
+        for layer, name in stored_constants(graph, kernel):
             is_bias = name == _bias(layer) or (layer.op_type == "Add" and kernel.op_type in CONVOLUTIONS + DENSE)
             if name in seen and not is_bias:
                 continue
@@ -76,7 +76,7 @@ def costs(graph: Graph, steps: tuple[Kernel, ...]) -> list[KernelCost]:
     return table
 
 
-def _constants(graph: Graph, kernel: Kernel) -> list[tuple[Layer, str]]:
+def stored_constants(graph: Graph, kernel: Kernel) -> list[tuple[Layer, str]]:
     """The stored tensors of a kernel, each with the layer that reads it."""
     return [
         (layer, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stdet_deploy_stm32.bench.kernels import CONVOLUTIONS, Kernel
 from stdet_deploy_stm32.bench.liveness import Moment, moments
-from stdet_deploy_stm32.bench.macc import products_of
+from stdet_deploy_stm32.bench.macc import products_of, stored_constants
 from stdet_deploy_stm32.onnx_graph.view import Graph
 
 LINE_VALUES = 1024
@@ -25,10 +25,10 @@ PARTIAL_SUM_BYTES = 2
 
 
 def stored_weights(graph: Graph, kernel: Kernel) -> int:
-    """Bytes of flash for the weights of a kernel: depthwise ones once for each stripe."""
+    """Bytes of flash for what a kernel reads of constants: depthwise weights once for each stripe, biases not at all."""
     shape = kernel.weight_shape(graph)
     if shape is None:
-        return 0
+        return sum(graph.size(name) for _, name in stored_constants(graph, kernel))
     elements = math.prod(shape)
     layer = kernel.layers[0]
     size = math.ceil(elements * graph.bits.get(layer.inputs[1], 8) / 8)
