@@ -18,7 +18,7 @@ RANKS = (
 
 def build(spec: DetectorSpec) -> StYolod:
     """A freshly initialised model. Its BatchNorm constants differ from torch's and aren't part of checkpoints."""
-    model = StYolod(spec, StResNet(32, RANKS), (64, 128, 256), hidden=64)
+    model = StYolod(spec, StResNet(spec.preprocess.channels, 32, RANKS), (64, 128, 256), hidden=64)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03

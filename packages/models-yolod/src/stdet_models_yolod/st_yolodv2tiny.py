@@ -16,4 +16,4 @@ RANKS = (
 
 def build(spec: DetectorSpec) -> StYolod:
     """A freshly initialised model."""
-    return StYolod(spec, StResNet(64, RANKS), (96, 192, 384), hidden=96)
+    return StYolod(spec, StResNet(spec.preprocess.channels, 64, RANKS), (96, 192, 384), hidden=96)

@@ -67,14 +67,15 @@ class StResNet(nn.Module):
 
     CHANNELS = (64, 128, 256, 512)
 
-    def __init__(self, stem_channels: int, ranks: Sequence[tuple[BlockRanks, BlockRanks]]) -> None:
+    def __init__(self, in_channels: int, stem_channels: int, ranks: Sequence[tuple[BlockRanks, BlockRanks]]) -> None:
         """Args:
+        in_channels: of the images; the first convolution makes three of them.
         stem_channels: channels after the stem; a projection follows when they aren't 64.
         ranks: of the two blocks of each of the four stages.
         """
         super().__init__()
         self.conv1 = nn.Sequential(
-            nn.Conv2d(3, 3, 1, bias=False),
+            nn.Conv2d(in_channels, 3, 1, bias=False),
             nn.Conv2d(3, 16, 7, 2, 3, bias=False),
             nn.Conv2d(16, stem_channels, 1, bias=False),
         )

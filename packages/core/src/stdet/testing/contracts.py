@@ -51,9 +51,9 @@ class ModelContract:
         height = -(-family.min_size // unit) * unit
         return height, height + unit
 
-    def build(self, num_classes: int = 3) -> Detector:
+    def build(self, num_classes: int = 3, preprocess: Preprocess | None = None) -> Detector:
         family, classes = self.family(), tuple(f"class_{i}" for i in range(num_classes))
-        spec = family.spec(self.name, classes, family.preprocess.with_size(*self.size()))
+        spec = family.spec(self.name, classes, preprocess or family.preprocess.with_size(*self.size()))
         torch.manual_seed(0)
         detector = _catalogue().build("models", self.name, spec)
         assert isinstance(detector, Detector)
@@ -90,6 +90,15 @@ class ModelContract:
             training, evaluation = detector.train()(images), detector.eval()(images)
             assert [t.shape for t in training] == [t.shape for t in evaluation]
             assert all(map(torch.equal, evaluation, detector(images)))
+
+    def test_it_takes_images_of_every_colour_mode(self) -> None:
+        for mode, channels in (("rgb", 3), ("bgr", 3), ("grayscale", 1), ("rgba", 4)):
+            usual = self.family().preprocess.with_size(*self.size())
+            constants = {"mean": usual.mean[:1] * channels, "std": usual.std[:1] * channels}
+            detector = self.build(preprocess=dataclasses.replace(usual, color_mode=mode, **constants)).eval()
+            with torch.no_grad():
+                raw = detector(self.images(detector))
+            assert all(tensor.isfinite().all() for tensor in raw), mode
 
     def test_its_int8_form_can_be_simulated_and_trained(self) -> None:
         """See `stdet.nn.int8_training`: what is simulated is the same network, rounded."""
