@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 from stdet.artifacts import write_json
 from stdet.errors import ConfigError, DataError
 from stdet.evaluation.plots import draw_detections, save_image
@@ -22,16 +26,17 @@ def predict(run: Run) -> None:
     if not len(dataset):
         raise DataError(f"{folder} holds no image")
     thresholds = run.builder.shown_thresholds()
-    entries = []
+    entries: list[dict[str, Any]] = []
+    paths = [dataset.annotation(index).path for index in range(len(dataset))]
+    pictures = picture_names([path.name if path else str(index) for index, path in enumerate(paths)])
     for index in range(len(dataset)):
         image = dataset.read_image(index)
         found = detect(predictor, image, spec.preprocess, thresholds)
-        name = dataset.annotation(index).path
-        picture = run.folder / "predictions" / f"{name.stem if name else index}_predict.jpg"
+        picture = run.folder / "predictions" / pictures[index]
         save_image(picture, draw_detections(image, found, spec.class_names))
         entries.append(
             {
-                "image": str(name),
+                "image": str(paths[index]),
                 "picture": str(picture),
                 "detections": [
                     {"class": spec.class_names[label], "score": float(score), "box_xyxy": [float(v) for v in box]}
@@ -43,3 +48,19 @@ def predict(run: Run) -> None:
     document = {"format": "stdet.predictions/2", "thresholds": thresholds.to_dict(), "images": entries}
     write_json(run.folder / "predictions" / "predictions.json", document)
     run.record.add(Predicted(len(entries), run.folder / "predictions", thresholds))
+
+
+def picture_names(names: list[str]) -> list[str]:
+    """The picture of each image: by its name without the suffix, and with it where two images would share a picture."""
+    stems = [Path(name).stem for name in names]
+    shared = {stem for stem, times in Counter(stems).items() if times > 1}
+    found: list[str] = []
+    taken = set(stems) - shared
+    for stem, name in zip(stems, names, strict=True):
+        picture, more = stem if stem not in shared else name, 0
+        while stem in shared and picture in taken:
+            more += 1
+            picture = f"{name}_{more}"
+        taken.add(picture)
+        found.append(f"{picture}_predict.jpg")
+    return found
