@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +22,7 @@ from stdet.artifacts import (
     atomic_folder,
     atomic_path,
     cache_folder,
+    remove_leftovers,
     sha256_file,
     write_bytes,
     write_json,
@@ -178,3 +181,29 @@ def test_what_is_no_model_file_is_said_with_its_name(tmp_path: Path, content: by
     assert str(tmp_path / "x.onnx") in caught.value.message
     with pytest.raises(ArtifactError, match="no regular file"):
         ModelFile.at(tmp_path)
+
+
+KILLED = """
+import os, pathlib, sys
+from stdet.artifacts import atomic_folder, write_bytes
+folder = pathlib.Path(sys.argv[1])
+with atomic_folder(folder / "set") as temporary:
+    (temporary / "a").write_text("half")
+    write_bytes(folder / "x.bin", lambda file: (file.write(b"half"), file.flush(), os._exit(9)))
+"""
+
+
+@pytest.mark.parametrize("sweep", [remove_leftovers, lambda folder: write_text(folder / "other.txt", "new")])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path, sweep: Callable[[Path], object]
+) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / ".somebody.else.part").touch()
+    with atomic_path(tmp_path / "mine.bin") as mine:
+        if sweep is remove_leftovers:
+            sweep(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([mine.name, ".somebody.else.part"])
+    sweep(tmp_path)
+    assert not (tmp_path / "set").exists()
+    assert (tmp_path / "mine.bin").exists()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
@@ -78,7 +82,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        _sweep(target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.{_writer()}", suffix=".part", dir=target.parent)
         os.close(handle)
     temporary = Path(name)
     try:
@@ -103,7 +108,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise ArtifactError(f"{target} exists already", "name another folder, or remove this one")
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        _sweep(target.parent)
+        prefix = f".{target.name}.{_writer()}"
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=target.parent))
     try:
         with _writing(target):
             yield temporary
@@ -111,6 +118,46 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+LEFTOVER = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[a-z0-9_]{8}\.part")
+"""A temporary file or folder, with who writes it."""
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _writer() -> str:
+    return f"{_host()}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes of this machine left in `folder`."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            found = LEFTOVER.fullmatch(entry.name)
+            if found and found["host"] == _host() and not _alive(int(found["pid"])):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink(missing_ok=True)
+
+
+_sweep = functools.cache(remove_leftovers)
+"""Once in a process and folder: listing a large one for each file that is written would cost more than the files."""
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @contextmanager

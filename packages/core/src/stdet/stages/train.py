@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from stdet.artifacts import ModelFile, write_json
+from stdet.artifacts import ModelFile, remove_leftovers, write_json
 from stdet.build import flat_settings
 from stdet.engine.checkpoint import read_checkpoint, seed_everything, spec_of
 from stdet.engine.trainer import Trainer
@@ -42,6 +42,8 @@ def train(run: Run) -> None:
     resume = from_main(lambda: _resume_path(run))
     if resume is None:
         _start_weights(run, detector)
+    elif is_main():
+        remove_leftovers(resume.parent)
     device = builder.device()
     detector.to(device)
     loader = builder.train_loader(train_set, spec)
