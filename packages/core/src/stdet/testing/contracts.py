@@ -26,7 +26,7 @@ from stdet.interfaces.transform import Transform, TransformContext
 from stdet.nn.int8_training import Int8Simulation
 from stdet.plugins.loader import load_plugins
 from stdet.registry import Catalogue
-from stdet.structures import Preprocess, Sample
+from stdet.structures import ColorMode, Preprocess, Sample
 
 
 @cache
@@ -92,10 +92,11 @@ class ModelContract:
             assert all(map(torch.equal, evaluation, detector(images)))
 
     def test_it_takes_images_of_every_colour_mode(self) -> None:
-        for mode, channels in (("rgb", 3), ("bgr", 3), ("grayscale", 1), ("rgba", 4)):
+        modes: tuple[tuple[ColorMode, int], ...] = (("rgb", 3), ("bgr", 3), ("grayscale", 1), ("rgba", 4))
+        for mode, channels in modes:
             usual = self.family().preprocess.with_size(*self.size())
-            constants = {"mean": usual.mean[:1] * channels, "std": usual.std[:1] * channels}
-            detector = self.build(preprocess=dataclasses.replace(usual, color_mode=mode, **constants)).eval()
+            mean, std = usual.mean[:1] * channels, usual.std[:1] * channels
+            detector = self.build(preprocess=dataclasses.replace(usual, color_mode=mode, mean=mean, std=std)).eval()
             with torch.no_grad():
                 raw = detector(self.images(detector))
             assert all(tensor.isfinite().all() for tensor in raw), mode
