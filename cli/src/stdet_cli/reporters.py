@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from stdet.interfaces.reporter import Reporter, SilentReporter
+from stdet_cli.printable import printable
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, a progress line is printed at most this often."""
@@ -31,16 +32,16 @@ class LineReporter:
 
     def stage(self, name: str) -> None:
         if name:
-            sys.stderr.write(f"== {name}\n")
+            sys.stderr.write(printable(f"== {name}\n"))
 
     def progress(self, label: str, done: int, total: int | None, values: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
         if now - self._last >= LINE_SECONDS or done == total:
             self._last = now
-            sys.stderr.write(f"{label}: {done}{f'/{total}' if total else ''}  {_shown(values)}\n")
+            sys.stderr.write(f"{printable(label)}: {done}{f'/{total}' if total else ''}  {_shown(values)}\n")
 
     def note(self, message: str) -> None:
-        sys.stderr.write(f"{message}\n")
+        sys.stderr.write(printable(f"{message}\n"))
 
 
 class TerminalReporter:
@@ -74,9 +75,10 @@ class TerminalReporter:
         for task in list(self._progress.tasks):
             self._progress.remove_task(task.id)
         if name:
-            self._progress.console.print(f"== {name}", markup=False, highlight=False)
+            self._progress.console.print(printable(f"== {name}"), markup=False, highlight=False)
 
     def progress(self, label: str, done: int, total: int | None, values: Mapping[str, float] | None = None) -> None:
+        label = printable(label)
         kind = label.split(" ")[0]  # "epoch 3/60" and "epoch 4/60" share one bar
         if kind not in self._tasks:
             self._tasks[kind] = self._progress.add_task(label, total=total, shown="")
@@ -90,4 +92,4 @@ class TerminalReporter:
         )
 
     def note(self, message: str) -> None:
-        self._progress.console.print(message, markup=False, highlight=False)
+        self._progress.console.print(printable(message), markup=False, highlight=False)

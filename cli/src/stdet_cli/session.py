@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stdet.errors import Interrupted, StdetError
+from stdet_cli.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from stdet.api import RunResult
@@ -50,7 +51,7 @@ class Session:
     def document(self, document: object) -> None:
         """Print JSON on stdout."""
         if self._main:
-            self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            self._stdout.write(printable_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
             self._stdout.flush()
 
     @contextmanager
@@ -82,7 +83,7 @@ class Session:
         if self._as_json:
             self.document(document)
         else:
-            sys.stdout.write(text)
+            sys.stdout.write(printable(text))
 
     def result(self, result: RunResult) -> None:
         """The outcome of a run."""
@@ -92,7 +93,7 @@ class Session:
         elif self._main:
             for table in result.tables:
                 self.table(table.title, table.columns, table.rows)
-            sys.stdout.write(f"everything is in {result.run_dir}\n")
+            sys.stdout.write(printable(f"everything is in {result.run_dir}\n"))
         if result.failed:
             sys.exit(2)
 
@@ -111,11 +112,12 @@ class Session:
             self.document({"file": str(path), "valid": True, "notes": list(config.notes)})
             return
         for note in config.notes:
-            sys.stdout.write(f"note: {note}\n")
-        sys.stdout.write(f"{path}: no mistakes\n")
+            sys.stdout.write(printable(f"note: {note}\n"))
+        sys.stdout.write(printable(f"{path}: no mistakes\n"))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout: drawn on a terminal, tab-separated elsewhere."""
+        title, rows = printable(title, ""), [[printable(cell, "") for cell in row] for row in rows]
         if not sys.stdout.isatty():
             if title:
                 sys.stdout.write(f"# {title}\n")
@@ -142,7 +144,14 @@ class Session:
             problems = [dataclasses.asdict(p) for p in getattr(error, "problems", ())]
             about = {"error": {"message": error.message, "hint": error.hint, "problems": problems}}
             self.document(about | (result.document if result is not None else {}))
-        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        sys.stderr.write(printable(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")))
+
+
+class _Lines(logging.Formatter):
+    """Log lines for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextmanager
@@ -150,7 +159,8 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
     """Run one command; ends the process with the right code when it fails."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.basicConfig(handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_Lines("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     ui = Session(as_json)
     try:
         with ui.apart() if as_json else nullcontext():
@@ -171,7 +181,7 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
         sys.exit(141)
     except Exception:
         ui.close()
-        traceback.print_exc()
+        sys.stderr.write(printable(traceback.format_exc()))
         sys.stderr.write("this is a bug in stdet: please report it with the traceback above and the config\n")
         if as_json:
             ui.document({"error": {"message": traceback.format_exc(limit=1), "hint": "a bug", "problems": []}})
