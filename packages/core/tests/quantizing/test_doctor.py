@@ -122,6 +122,12 @@ def test_classes_of_a_bare_folder_are_those_of_equal_files_that_are_annotated(tm
     assert verdicts(source(splits={"val": same, "train": both}), chosen, None)["classes"].verdict == "ok"
 
 
+def test_nobody_knows_the_classes_of_a_model_that_names_none(tmp_path: Path) -> None:
+    chosen = Chosen(Photos(tmp_path / "a", [1]), np.arange(1), "here")
+    found = examine_files(source(), chosen, (), None, None, SilentReporter())
+    assert {c.name: c.verdict for c in found}["classes"] == "unknown"
+
+
 def test_evaluation_images_are_refused_unless_asked_for(tmp_path: Path) -> None:
     chosen = Chosen(Photos(tmp_path / "a", [1, 2, 3]), np.arange(3), "here")
     evaluation = Photos(tmp_path / "b", [9, 2, 3])

@@ -13,6 +13,7 @@ from stdet.datatools.fingerprints import fingerprint
 from stdet.datatools.splits import FaultLog
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import Reporter
+from stdet.interfaces.target import QuantizationNeeds
 from stdet.quantizing.choice import choose
 from stdet.quantizing.doctor import Printed, examine
 from stdet.structures import Preprocess
@@ -30,7 +31,7 @@ def calibration_findings(source: DataSource, prints: Prints, reporter: Reporter)
     section, config = source.config.dataset, source.config
     splits = {opened.name: Printed(opened.dataset, p) for opened, p in prints}
     training = splits.get("train")
-    if config.quantization.random_calibration or (section.quantization_path is None and training is None):
+    if not _takes_images(config) or (section.quantization_path is None and training is None):
         return
     names, faults = source.class_names() or (prints[0][0].dataset.class_names if prints else ()), FaultLog()
     label = "quantization" if section.quantization_path else "train"
@@ -56,6 +57,12 @@ def calibration_findings(source: DataSource, prints: Prints, reporter: Reporter)
             yield found(IDS[check.name], where, message, check.count, check.examples, check.verdict)
         elif check.name == "classes" and check.verdict == "unknown":
             yield found("D404", label, check.finding, check.count)
+
+
+def _takes_images(config: Config) -> bool:
+    """Whether quantizing would look at images at all."""
+    needs = config.target.needs(config.quantization) if config.target is not None else QuantizationNeeds()
+    return needs.calibration and not config.quantization.random_calibration
 
 
 def _trained_with(config: Config) -> Preprocess | None:

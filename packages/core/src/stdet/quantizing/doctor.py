@@ -69,7 +69,7 @@ def examine(
 
     Args:
         own: of `calibration`.
-        class_names: that the model knows.
+        class_names: that the model knows; empty where nobody says them.
         trained_with: what the model's file says of its preprocessing, None where it says nothing.
         evaluation: the images that the model will be judged by, None where nobody knows them.
         annotated: images whose classes are known; tell those of equal files in a folder without annotations.
@@ -102,7 +102,9 @@ def examine_files(
     judges = printed(evaluation, "check evaluation images") if evaluation is not None else None
     annotated = [
         printed(images, "look for the classes of calibration images")
-        for images in (() if calibration.annotated else _of_equal_size(source, calibration, class_names))
+        for images in (
+            () if calibration.annotated or not class_names else _of_equal_size(source, calibration, class_names)
+        )
     ]
     return examine(source.config, calibration, own, class_names, trained_with, judges, annotated)
 
@@ -175,6 +177,8 @@ def _classes(
 ) -> Check:
     if not class_names:
         return Check("classes", "unknown", "nothing names the model's classes")
+    if not class_names:
+        return Check("classes", "unknown", "nobody says which classes the model knows", count=len(calibration))
     known = [(calibration, np.arange(len(calibration)))] if calibration.annotated else []
     if not calibration.annotated:
         known = [(a.images, a.prints.index[among(a.prints.digests, own.digests)]) for a in annotated]  # type: ignore[misc]
