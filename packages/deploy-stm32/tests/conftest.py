@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader
 
 from stdet.interfaces.deploy import CalibrationData
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 
 SIZE = 16
 

@@ -10,7 +10,7 @@ import pytest
 from stdet.interfaces.target import QuantizationNeeds, TargetRequest, TargetSections
 from stdet.modes import MODES
 from stdet_deploy_stm32.facts import STM32
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 
 
 def mistakes(

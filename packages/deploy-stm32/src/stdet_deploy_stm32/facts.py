@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from stdet.errors import QuantizationError
 from stdet.interfaces import target
 from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest
-from stdet_deploy_stm32 import sections
+from stdet_deploy_stm32.quantize import steps
+from stdet_deploy_stm32.quantize.options import mistakes, read
+from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization
+from stdet_deploy_stm32.quantize.settings import Settings
 
 NORMALISING_MODES = ("quantization", "chain_qb")
 """Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
 
 
 def _needs(quantization: target.Quantization) -> QuantizationNeeds:
-    assert isinstance(quantization, sections.Quantization)
+    assert isinstance(quantization, GeneralQuantization)
     mode = quantization.operating_mode
     return QuantizationNeeds(
         calibration=mode != "normalise",
@@ -27,17 +30,22 @@ def _check(request: TargetRequest) -> Iterator[Mistake]:
     if not request.mode.quantizes:
         return
     section = request.sections.quantization
-    assert isinstance(section, sections.Quantization)
+    assert isinstance(section, GeneralQuantization)
     if section.operating_mode == "full_auto" and section.max_drop is None:
         yield Mistake("quantization.max_drop", "missing; full_auto searches under this budget")
     if section.operating_mode == "normalise":
         yield from _check_normalising(request, section)
+    try:
+        settings = read(section)
+    except QuantizationError as error:
+        yield _mistake(error)
+        return
     if request.trained_for is not None:
-        yield from _check_simulated(request.trained_for, section)
-    yield from _check_options(section)
+        yield from _check_simulated(request.trained_for, settings)
+    yield from map(_mistake, mistakes(settings))
 
 
-def _check_normalising(request: TargetRequest, section: sections.Quantization) -> Iterator[Mistake]:
+def _check_normalising(request: TargetRequest, section: GeneralQuantization) -> Iterator[Mistake]:
     allowed = ", ".join(NORMALISING_MODES)
     if request.mode.name not in NORMALISING_MODES:
         yield Mistake("quantization.operating_mode", f"normalise has no place in {request.mode.name}", allowed)
@@ -47,35 +55,21 @@ def _check_normalising(request: TargetRequest, section: sections.Quantization) -
         yield Mistake("model.model_path", "normalise needs the ONNX file of another tool")
 
 
-def _check_simulated(weights: str, section: sections.Quantization) -> Iterator[Mistake]:
+def _check_simulated(weights: str, settings: Settings) -> Iterator[Mistake]:
     """Training simulates int8 for a file with these very weights; what is made must be that file."""
-    key, extra = "training.quantization_aware", section.onnx_extra_options
-    wanted = (weights, "per_channel")
-    made = (section.onnx_quant_parameters.weightType.capitalize(), section.granularity)
-    if made != wanted:
-        yield Mistake(key, f"simulates weights {' '.join(wanted)}, but quantization makes them {' '.join(made)}")
-    others = {
-        f"quantizer: {section.quantizer}": section.quantizer != "onnx_quantizer",
-        "SequentialMSE": extra.SequentialMSE,
-        "BiasCorrection": extra.BiasCorrection,
-        "Int4Share": extra.Int4Share > 0,
-    }
-    if any(others.values()):
-        named = ", ".join(name for name, on in others.items() if on)
+    key, granularity = "training.quantization_aware", "per_channel" if settings.per_channel else "per_tensor"
+    if (settings.weight_type, settings.per_channel) != (weights, True):
+        made = f"{settings.weight_type} {granularity}"
+        yield Mistake(key, f"simulates weights {weights} per_channel, but quantization makes them {made}")
+    if others := ", ".join(filter(None, (step.changes_trained(settings) for step in steps.STEPS))):
         yield Mistake(
-            key, f"trains for a file with these very weights and biases; quantization changes them by {named}"
+            key, f"trains for a file with these very weights and biases; quantization changes them by {others}"
         )
 
 
-def _check_options(section: sections.Quantization) -> Iterator[Mistake]:
-    """What quantizing itself would refuse of the options, said before the work that comes first."""
-    from stdet_deploy_stm32.quantize.options import read_options  # imports onnxruntime
-
-    try:
-        read_options(section)
-    except QuantizationError as error:
-        key = error.message.split()[0].rstrip(":")
-        yield Mistake(key if key.startswith("quantization.") else "quantization", error.message, error.hint)
+def _mistake(error: QuantizationError) -> Mistake:
+    key = error.message.split()[0].rstrip(":")
+    return Mistake(key if key.startswith("quantization.") else "quantization", error.message, error.hint)
 
 
 _TENSORFLOW = "it belongs to the TensorFlow flow, and this one is PyTorch only"
@@ -83,7 +77,7 @@ _NO_TOOL = "this version drives no ST tool; `stdet bench` measures on the host a
 _NO_FIRMWARE = "building firmware is not in this version"
 
 STM32 = TargetFacts(
-    sections={"quantization": sections.Quantization},
+    sections={"quantization": Quantization},
     backends=("host", "estimate"),
     default_backends=("host", "estimate"),
     needs=_needs,

@@ -19,12 +19,12 @@ from stdet.interfaces.deploy import (
     QuantizationResult,
 )
 from stdet.interfaces.target import TargetSections
-from stdet_deploy_stm32 import sections
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
+from stdet_deploy_stm32.quantize.section import GeneralQuantization
 
 
 class Stm32Target(DeployTarget):
@@ -45,7 +45,7 @@ class Stm32Target(DeployTarget):
         evaluator: Evaluator | None = None,
     ) -> QuantizationResult:
         """See `quantize.modes`; the form is the same for all boards."""
-        assert isinstance(config, sections.Quantization)
+        assert isinstance(config, GeneralQuantization)
         return run_mode(Job(model, output, calibration, config, progress, evaluator))
 
     def assess(self, model: Path) -> BenchReport:

@@ -18,7 +18,7 @@ from stdet.interfaces.deploy import CalibrationData, QuantizationResult
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 
 Foreign = Callable[..., Path]
 

@@ -19,7 +19,7 @@ from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter, group
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.ranges.settling import range_settling
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -26,9 +26,9 @@ from stdet_deploy_stm32.quantize import int8
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import METADATA_KEY, quantize_onnx
 from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps import methods
 from stdet_deploy_stm32.quantize.weights.smoothing import smooth
-from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]
@@ -532,7 +532,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
         import resource, sys
         import numpy as np
         from pathlib import Path
-        from stdet_deploy_stm32.sections import Quantization
+        from stdet_deploy_stm32.quantize.section import Quantization
         from stdet.interfaces.deploy import CalibrationData
         from stdet_deploy_stm32.quantize.int8 import quantize_onnx
 

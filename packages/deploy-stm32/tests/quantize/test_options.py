@@ -7,9 +7,9 @@ import pytest
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps.cross_layer_equalization import CrossLayerEqualization
 from stdet_deploy_stm32.quantize.steps.int16_share import Int16Share
-from stdet_deploy_stm32.sections import Quantization
 
 Section = Callable[..., Quantization]
 

@@ -20,7 +20,7 @@ from stdet_deploy_stm32.quantize.foreign import rewrite_file
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.prepare import prepare
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

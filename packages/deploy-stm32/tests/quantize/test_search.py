@@ -20,7 +20,7 @@ from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.search import candidates, int16_share, merged
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]
@@ -172,7 +172,7 @@ SEARCH_TO_KILL = """
 import hashlib, os, signal, sys
 from pathlib import Path
 import numpy as np
-from stdet_deploy_stm32.sections import Quantization
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.modes import Job, run_mode

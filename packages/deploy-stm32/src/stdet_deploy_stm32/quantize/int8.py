@@ -25,6 +25,7 @@ from stdet_deploy_stm32.quantize.form.check import Finding, check_form
 from stdet_deploy_stm32.quantize.inspection import SqnrMeter
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.section import GeneralQuantization
 from stdet_deploy_stm32.quantize.settings import Settings
 from stdet_deploy_stm32.quantize.steps.step import Work
 
@@ -54,7 +55,11 @@ class Int8:
 
 
 def quantize_onnx(
-    model: Path, output: Path, calibration: CalibrationData, config: Any, progress: Progress | None = None
+    model: Path,
+    output: Path,
+    calibration: CalibrationData,
+    config: GeneralQuantization,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the int8 QDQ form of the float ONNX `model` to `output`, or nothing at all; see `make_int8`.
 
@@ -66,12 +71,13 @@ def quantize_onnx(
     return made.record
 
 
-def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: Progress | None = None) -> Int8:
+def make_int8(
+    model: Path, calibration: CalibrationData, config: GeneralQuantization, progress: Progress | None = None
+) -> Int8:
     """The int8 QDQ form of the float ONNX `model`. The same model, images and options give the same bytes.
 
     Args:
         calibration: images, preprocessed; they are read one at a time, as often as the options need.
-        config: the `quantization` section.
         progress: called after each calibration image, and after each layer that is adjusted.
 
     Raises:
@@ -85,7 +91,7 @@ def make_int8(model: Path, calibration: CalibrationData, config: Any, progress: 
     return _finish(work, model, record)
 
 
-def _begin(model: Path, calibration: CalibrationData, config: Any, progress: Progress | None) -> Work:
+def _begin(model: Path, calibration: CalibrationData, config: GeneralQuantization, progress: Progress | None) -> Work:
     settings = read_options(config)
     if calibration.count < 1:
         raise QuantizationError(

@@ -22,6 +22,7 @@ class Library:
     Attributes:
         name: of the extra, and value of the config key.
         title: as its makers write it.
+        does: what is taken of it, for the config key's description.
         distribution, module: what pip installs and Python imports.
         oldest: (major, minor) that works.
         environment: variables that are set while it is imported.
@@ -29,6 +30,7 @@ class Library:
 
     name: str
     title: str
+    does: str
     distribution: str
     module: str
     oldest: tuple[int, int]

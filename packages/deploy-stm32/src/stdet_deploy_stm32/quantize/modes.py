@@ -30,6 +30,7 @@ from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, save_int8
 from stdet_deploy_stm32.quantize.pictures import plot_ranking
 from stdet_deploy_stm32.quantize.ranges.settling import range_settling
 from stdet_deploy_stm32.quantize.search import search
+from stdet_deploy_stm32.quantize.section import GeneralQuantization
 from stdet_deploy_stm32.quantize.settings import choose
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Job:
     model: Path
     output: Path
     calibration: CalibrationData | None
-    config: Any
+    config: GeneralQuantization
     progress: Progress | None
     evaluator: Evaluator | None
 

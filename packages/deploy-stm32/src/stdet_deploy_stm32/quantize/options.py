@@ -9,23 +9,19 @@ import numpy as np
 
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.quantize import steps
-from stdet_deploy_stm32.quantize.settings import IO_TYPES, TYPES, Override, Settings, choose
+from stdet_deploy_stm32.quantize.section import GeneralQuantization
+from stdet_deploy_stm32.quantize.settings import TYPES, Override, Settings, choose
 
-PLAIN = "onnx_quantizer"
-"""Value of `quantizer` that asks for no library."""
 _OPSET_OF_4_AND_16_BITS = 21
 
 
-def read_options(config: Any) -> Settings:
+def read_options(config: GeneralQuantization) -> Settings:
     """The settings that a `quantization` section asks for.
-
-    Args:
-        config: object whose attributes are the section's keys, nested sections included.
 
     Raises:
         QuantizationError: a value that isn't possible, or a combination that has no meaning.
     """
-    settings = _read(config)
+    settings = read(config)
     for mistake in mistakes(settings):
         raise mistake
     return settings
@@ -38,16 +34,20 @@ def mistakes(settings: Settings) -> Iterator[QuantizationError]:
     yield from _type_mistakes(settings)
 
 
-def _read(config: Any) -> Settings:
+def read(config: GeneralQuantization) -> Settings:
+    """The settings as they are written, whatever they mean together.
+
+    Raises:
+        QuantizationError: a value that isn't possible.
+    """
     params, extra = config.onnx_quant_parameters, config.onnx_extra_options
-    choose("quantization_type", config.quantization_type, ("PTQ",))
     return Settings(
-        quantizer=choose("quantizer", config.quantizer, (PLAIN, *steps.libraries())),
+        quantizer=config.quantizer,
         method=choose("onnx_quant_parameters.calibrate_method", params.calibrate_method, steps.methods()),
-        per_channel=choose("granularity", config.granularity, ("per_channel", "per_tensor")) == "per_channel",
+        per_channel=config.granularity == "per_channel",
         target_opset=config.target_opset,
-        input_type=choose("quantization_input_type", config.quantization_input_type, IO_TYPES),
-        output_type=choose("quantization_output_type", config.quantization_output_type, IO_TYPES),
+        input_type=config.quantization_input_type,
+        output_type=config.quantization_output_type,
         weight_type=choose("onnx_quant_parameters.weightType", params.weightType, TYPES),
         activation_type=choose("onnx_quant_parameters.activType", params.activType, TYPES),
         op_types=tuple(params.op_types_to_quantize or ()),

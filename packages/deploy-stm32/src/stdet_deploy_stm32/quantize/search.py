@@ -30,6 +30,7 @@ from stdet_deploy_stm32.quantize.inspection import SqnrMeter, rank
 from stdet_deploy_stm32.quantize.int8 import make_int8, save_int8
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.pictures import plot_search
+from stdet_deploy_stm32.quantize.section import GeneralQuantization
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Found:
     table: the same for people.
     """
 
-    config: Any
+    config: GeneralQuantization
     document: dict[str, Any]
     table: Table
 
@@ -59,7 +60,7 @@ def search(
     model: Path,
     folder: Path,
     calibration: CalibrationData,
-    config: Any,
+    config: GeneralQuantization,
     evaluator: Evaluator,
     progress: Progress | None = None,
 ) -> Found:
@@ -72,6 +73,7 @@ def search(
     """
     run = _Search(model, folder, calibration, config, evaluator, progress)
     floating = run.score("float", lambda: evaluator.score(model), {})["score"]
+    assert config.max_drop is not None  # `modes` asks for it
     target = floating - config.max_drop / 100
     for label, changes in candidates().items():
         run.attempt(label, changes)
@@ -147,7 +149,7 @@ def _widen(run: _Search, best: dict[str, Any], target: float) -> None:
         low, high = (low, count) if trial["score"] >= target else (count, high)
 
 
-def _int16(changes: dict[str, Any], config: Any, tensors: list[str]) -> dict[str, Any]:
+def _int16(changes: dict[str, Any], config: GeneralQuantization, tensors: list[str]) -> dict[str, Any]:
     """`changes` with int16 for `tensors` beside the overrides that the config has."""
     given = [list(entry) for entry in config.onnx_extra_options.activations_tensor_override or ()]
     named = {entry[0] for entry in given}
@@ -159,7 +161,7 @@ def _with_extra(changes: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, 
     return merged(changes, {"onnx_extra_options": dict(extra)})
 
 
-def _opset_21(config: Any) -> dict[str, Any]:
+def _opset_21(config: GeneralQuantization) -> dict[str, Any]:
     return {"target_opset": max(_INT16_OPSET, config.target_opset)}
 
 
@@ -168,7 +170,7 @@ class _Search:
     model: Path
     folder: Path
     calibration: CalibrationData
-    config: Any
+    config: GeneralQuantization
     evaluator: Evaluator
     progress: Progress | None
     trials: list[dict[str, Any]] = field(default_factory=list)
@@ -225,7 +227,7 @@ class _Search:
     def drop(self, trial: dict[str, Any]) -> None:
         self.trials = [t for t in self.trials if t is not trial]
 
-    def _measure(self, config: Any) -> dict[str, Any]:
+    def _measure(self, config: GeneralQuantization) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         with TemporaryDirectory(prefix=".search_", dir=self.folder) as scratch:
@@ -276,7 +278,7 @@ def _remembered(path: Path) -> dict[str, Any]:
     raise ArtifactError(f"{path} is no search journal of format {TRIAL_FORMAT}", "delete the file")
 
 
-def _decides(config: Any) -> dict[str, Any]:
+def _decides(config: GeneralQuantization) -> dict[str, Any]:
     """The keys that decide what a quantized file computes."""
     apart = {
         "operating_mode",
@@ -289,7 +291,7 @@ def _decides(config: Any) -> dict[str, Any]:
     return {"options": config.model_dump(mode="json", exclude=apart)}
 
 
-def changed(config: Any, changes: dict[str, Any]) -> Any:
+def changed(config: GeneralQuantization, changes: dict[str, Any]) -> GeneralQuantization:
     """A validated copy of a pydantic section with nested `changes`."""
     return type(config).model_validate(merged(config.model_dump(), changes))
 

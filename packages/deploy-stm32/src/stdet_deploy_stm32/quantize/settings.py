@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 TYPES = ("Int4", "UInt4", "Int8", "UInt8", "Int16", "UInt16")
-IO_TYPES = ("int8", "uint8", "float")
+PLAIN = "onnx_quantizer"
+"""Value of `quantizer` that asks for no library."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import onnx
 from onnx import ModelProto
 
 from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps.activation_aware_ranges import ActivationAwareRanges
 from stdet_deploy_stm32.quantize.steps.step import Work
-from stdet_deploy_stm32.sections import Quantization
 
 
 def test_aware_ranges_cut_the_flat_tail_and_nothing_else(

@@ -9,8 +9,8 @@ from onnx import ModelProto, TensorProto
 
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.quantize.int8 import quantize_onnx
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps.int16_share import int16_tensors
-from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

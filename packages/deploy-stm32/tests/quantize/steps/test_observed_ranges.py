@@ -7,10 +7,10 @@ import pytest
 
 from stdet.interfaces.deploy import CalibrationData
 from stdet_deploy_stm32.quantize.ranges.methods import METHODS
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps import methods
 from stdet_deploy_stm32.quantize.steps.observed_ranges import PERCENTILE, MeanSquaredError
 from stdet_deploy_stm32.quantize.steps.step import Work
-from stdet_deploy_stm32.sections import Quantization
 
 
 def test_each_observer_has_a_step_and_the_other_way_round() -> None:

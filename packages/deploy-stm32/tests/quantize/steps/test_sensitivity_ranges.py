@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stdet.interfaces.deploy import CalibrationData
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
 from stdet_deploy_stm32.quantize.steps.step import Work
-from stdet_deploy_stm32.sections import Quantization
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]

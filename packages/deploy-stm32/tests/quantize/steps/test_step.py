@@ -17,11 +17,12 @@ from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet.interfaces.family import Options
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.int8 import make_int8
+from stdet_deploy_stm32.quantize.libraries import Library
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization, with_steps
 from stdet_deploy_stm32.quantize.settings import Settings
 from stdet_deploy_stm32.quantize.steps.step import Step, Try, Work, meaningless
-from stdet_deploy_stm32.sections import OnnxExtraOptions, Quantization
 
 Photos = Callable[..., CalibrationData]
 Section = Callable[..., Quantization]
@@ -46,22 +47,14 @@ class Toy(Step[ToyOptions]):
         return {"played": len(work.placed().graph.node)} if self.of(work.settings).Toy else {}
 
 
-class ExtraWithToy(OnnxExtraOptions, ToyOptions):
-    pass
-
-
-class QuantizationWithToy(Quantization):
-    onnx_extra_options: ExtraWithToy = ExtraWithToy()
-
-
 @pytest.fixture
-def section_with_toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., QuantizationWithToy]:
+def section_with_toy(monkeypatch: pytest.MonkeyPatch) -> type[GeneralQuantization]:
     monkeypatch.setattr(steps, "STEPS", (*steps.STEPS, Toy()))
-    return lambda **keys: QuantizationWithToy.model_validate(keys)
+    return with_steps()
 
 
 def test_its_option_is_accepted_and_its_record_stored(
-    section_with_toy: Callable[..., Any], section: Section, saved: Path, photos: Photos
+    section_with_toy: type[GeneralQuantization], section: Section, saved: Path, photos: Photos
 ) -> None:
     made = make_int8(saved, photos(), section_with_toy(onnx_extra_options={"Toy": True}))
     assert made.record["played"] == len(made.inside.graph.node)
@@ -73,14 +66,16 @@ def test_its_option_is_accepted_and_its_record_stored(
         section(extra={"Toy": True})
 
 
-def test_its_rule_is_enforced(section_with_toy: Callable[..., Any]) -> None:
+def test_its_rule_is_enforced(section_with_toy: type[GeneralQuantization]) -> None:
     with pytest.raises(QuantizationError, match=r"quantization\.onnx_extra_options\.Toy has no meaning here") as caught:
         read_options(section_with_toy(quantizer="nncf", onnx_extra_options={"Toy": True}))
     assert caught.value.hint == "it needs quantizer: onnx_quantizer"
     assert read_options(section_with_toy(quantizer="nncf")).quantizer == "nncf"
 
 
-def test_the_search_tries_it(section_with_toy: Callable[..., Any], saved: Path, photos: Photos, tmp_path: Path) -> None:
+def test_the_search_tries_it(
+    section_with_toy: type[GeneralQuantization], saved: Path, photos: Photos, tmp_path: Path
+) -> None:
     def score(path: Path) -> float:
         return 1.0 if path == saved else 0.5
 
@@ -125,3 +120,25 @@ def test_what_leaves_a_simulated_training_is_named(section: Section) -> None:
         "BiasCorrection",
     ]
     assert not any(step.changes_trained(read_options(section())) for step in steps.STEPS)
+
+
+def test_its_key_stands_in_the_schema_with_its_description(section_with_toy: type[GeneralQuantization]) -> None:
+    properties = with_steps().model_json_schema()["$defs"]["OnnxExtraOptions"]["properties"]
+    assert properties["Toy"]["description"] == "plays"
+    assert {"WeightSymmetric", "BiasCorrection", "SmoothQuantAlpha"} <= properties.keys()
+
+
+def test_quantizers_and_methods_of_the_schema_are_those_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Toy):
+        library = Library("other", "Other", "weights left alone", "other", "other", (1, 0))
+        methods = ("Guess",)
+
+    monkeypatch.setattr(steps, "STEPS", (*steps.STEPS, Other()))
+    schema = with_steps().model_json_schema()
+    quantizer = schema["properties"]["quantizer"]
+    assert quantizer["enum"] == ["onnx_quantizer", "nncf", "aimet", "other"]
+    assert "other: weights left alone" in quantizer["description"]
+    told = schema["$defs"]["OnnxQuantParameters"]["properties"]["calibrate_method"]["description"]
+    assert told.startswith("of activation ranges: Guess, Sensitivity")
+    asked = with_steps()(quantizer="OTHER", onnx_quant_parameters={"calibrate_method": "guess"})
+    assert (read_options(asked).quantizer, read_options(asked).method) == ("other", "Guess")

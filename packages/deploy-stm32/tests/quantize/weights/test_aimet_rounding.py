@@ -20,11 +20,11 @@ from stdet_deploy_stm32.quantize import libraries
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps.aimet import AIMET
 from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
 from stdet_deploy_stm32.quantize.weights import aimet_rounding
 from stdet_deploy_stm32.quantize.weights.aimet_rounding import IMAGES, round_by_aimet
-from stdet_deploy_stm32.sections import Quantization
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]

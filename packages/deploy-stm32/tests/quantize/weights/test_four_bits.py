@@ -16,8 +16,8 @@ from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import asked_deviations, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.weights.four_bits import int4_weights
-from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -21,9 +21,9 @@ from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
 from stdet_deploy_stm32.quantize.prepare import prepare
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps import methods
 from stdet_deploy_stm32.quantize.weights.sweep import SWEEP_IMAGES, Sweep
-from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -19,8 +19,8 @@ from stdet_deploy_stm32.quantize import libraries
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.steps.sensitivity_ranges import SensitivityRanges
-from stdet_deploy_stm32.sections import Quantization
 
 Section = Callable[..., Quantization]
 Photos = Callable[..., CalibrationData]

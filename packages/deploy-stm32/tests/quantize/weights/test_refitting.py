@@ -19,9 +19,9 @@ from stdet_deploy_stm32.onnx_graph.session import new_session
 from stdet_deploy_stm32.quantize.form.check import check_form
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8, quantize_onnx
 from stdet_deploy_stm32.quantize.options import read_options
+from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.quantize.weights import refitting
 from stdet_deploy_stm32.quantize.weights.refitting import Layer
-from stdet_deploy_stm32.sections import Quantization
 
 Build = Callable[..., ModelProto]
 Section = Callable[..., Quantization]

@@ -14,7 +14,7 @@ from stdet_deploy_stm32.quantize.settings import Settings
 from stdet_deploy_stm32.quantize.steps.sequential_mse import SequentialMse
 from stdet_deploy_stm32.quantize.steps.step import Positive, Step, Work, meaningless
 
-AIMET = Library("aimet", "AIMET", "aimet-onnx", "aimet_onnx", (2, 42))
+AIMET = Library("aimet", "AIMET", "weights rounded by AIMET's AdaRound", "aimet-onnx", "aimet_onnx", (2, 42))
 ITERATIONS = 500
 """Of each layer; AIMET's own default of 10 000 is for graphics cards."""
 

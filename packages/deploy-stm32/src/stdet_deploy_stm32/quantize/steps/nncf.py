@@ -14,7 +14,7 @@ from stdet_deploy_stm32.quantize.steps.int4_share import Int4Share
 from stdet_deploy_stm32.quantize.steps.step import Step, Work, meaningless
 
 # Set while NNCF is imported, NNCF_CI keeps it from sending usage reports to its makers.
-NNCF = Library("nncf", "NNCF", "nncf", "nncf", (3, 4), {"NNCF_CI": "1"})
+NNCF = Library("nncf", "NNCF", "biases corrected by NNCF", "nncf", "nncf", (3, 4), {"NNCF_CI": "1"})
 
 
 class Nncf(Step[Options]):

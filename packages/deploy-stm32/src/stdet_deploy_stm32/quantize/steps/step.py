@@ -96,7 +96,9 @@ class Step(ABC, Generic[OptionsT]):
 
     def of(self, settings: Settings) -> OptionsT:
         """Its keys as they are set."""
-        return self.options.model_validate(settings.sections[self.section], from_attributes=True)
+        section = settings.sections[self.section]
+        assert isinstance(section, self.options)
+        return section
 
     def mistakes(self, settings: Settings) -> Iterator[QuantizationError]:
         """Combinations with other keys in which its own have no meaning."""

@@ -1,20 +1,16 @@
-"""The config sections of STM32 targets. No torch here, and nothing of ONNX: they are imported to check a config."""
+"""The `quantization` section of STM32 targets: general keys, and those that each step brings. It imports no ONNX."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, create_model, field_validator
 
 from stdet.interfaces import target
 from stdet.interfaces.family import Options
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+from stdet_deploy_stm32.quantize import steps
+from stdet_deploy_stm32.quantize.settings import PLAIN
+from stdet_deploy_stm32.quantize.steps.step import Positive, Share
 
 
 def _upper(value: object) -> object:
@@ -24,15 +20,7 @@ def _upper(value: object) -> object:
 class OnnxQuantParameters(Options):
     weightType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16, Int4, UInt4")
     activType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16")
-    calibrate_method: str = Field(
-        "Sensitivity", description="of activation ranges: Sensitivity, MSE, Percentile, Entropy or MinMax"
-    )
-    percentile: float | None = Field(
-        None, gt=50, le=100, description="Percentile: percent of the values inside the range; default 99.9"
-    )
-    sensitivity_images: Positive | None = Field(
-        None, description="Sensitivity: images whose gradients are taken, spread over all; default 16"
-    )
+    calibrate_method: str = Field("Sensitivity", description="of activation ranges")
     op_types_to_quantize: tuple[str, ...] | None = Field(None, description="only these operators")
     nodes_to_quantize: tuple[str, ...] | None = Field(None, description="only these nodes")
     nodes_to_exclude: tuple[str, ...] | None = Field(None, description="leave these nodes in float")
@@ -41,33 +29,7 @@ class OnnxQuantParameters(Options):
 class OnnxExtraOptions(Options):
     WeightSymmetric: bool = Field(True, description="weights around zero")
     ActivationSymmetric: bool = Field(False, description="activations around zero")
-    ActivationAwareRanges: bool = Field(
-        False, description="cut the inputs of SiLU at -8 and of HardSwish at -3, below which they are flat"
-    )
-    CrossLayerEqualization: bool | None = Field(
-        None, description="scale the channels of the worst layers alike (arXiv 1906.04721); default: with Sensitivity"
-    )
-    Int16Share: Share = Field(
-        0.0, description="share of activation bytes that may become int16, worst tensors first; needs target_opset 21"
-    )
-    Int4Share: Share = Field(
-        0.0, description="share of the weight bytes that become int4, least sensitive first; needs target_opset 21"
-    )
-    CalibMovingAverage: bool = Field(False, description="average the ranges of the images (MinMax)")
     QuantizeBias: bool = Field(True, description="int32 bias")
-    BiasCorrection: bool = Field(
-        False,
-        description="let biases take back what rounded weights shift in the mean of each channel (arXiv 1906.04721)",
-    )
-    SequentialMSE: bool = Field(
-        False, description="choose scale and rounding of the weights by what each layer's result loses, layer by layer"
-    )
-    AdaRoundIterations: Positive | None = Field(
-        None, description="aimet: steps of the descent that rounds each layer; default 500"
-    )
-    SmoothQuant: bool = Field(False, description="move range from activations to weights (arXiv 2211.10438)")
-    SmoothQuantAlpha: Share = Field(0.5, description="how much of it")
-    SmoothQuantFolding: bool = Field(True, description="fold the factors into the layer before")
     weights_tensor_override: tuple[Any, ...] | None = Field(
         None, description="[[name, {quant_type, scale, zero_point, axis}]]"
     )
@@ -83,12 +45,10 @@ class IterativeQuantParameters(Options):
     max_int16_share: Share = Field(0.1, description="full_auto: most of the activation bytes that may become int16")
 
 
-class Quantization(target.Quantization):
-    quantizer: Annotated[Literal["onnx_quantizer", "nncf", "aimet"], BeforeValidator(_lower)] = Field(
-        "onnx_quantizer",
-        description="onnxruntime's static quantizer; nncf: biases corrected by NNCF, aimet: weights rounded by AIMET's "
-        "AdaRound (extras)",
-    )
+class GeneralQuantization(target.Quantization):
+    """The keys that are no step's. `Quantization` has the others, too."""
+
+    quantizer: str = Field(PLAIN, description="onnxruntime's static quantizer")
     quantization_type: Annotated[Literal["PTQ"], BeforeValidator(_upper)] = Field(
         "PTQ", description="post-training quantization"
     )
@@ -104,3 +64,48 @@ class Quantization(target.Quantization):
     iterative_quant_parameters: IterativeQuantParameters = IterativeQuantParameters()
     onnx_quant_parameters: OnnxQuantParameters = OnnxQuantParameters()
     onnx_extra_options: OnnxExtraOptions = OnnxExtraOptions()
+
+    @field_validator("quantizer", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+def with_steps() -> type[GeneralQuantization]:
+    """`GeneralQuantization` with the keys, methods and quantizers of all `steps.STEPS`."""
+    *others, last = reversed(steps.methods())
+    libraries = steps.libraries().values()
+    choices: Any = Literal
+    described = "; ".join(["onnxruntime's static quantizer", *(f"{each.name}: {each.does}" for each in libraries)])
+    params = _nested(
+        OnnxQuantParameters,
+        "onnx_quant_parameters",
+        calibrate_method=(
+            str,
+            Field("Sensitivity", description=f"of activation ranges: {', '.join(others)} or {last}"),
+        ),
+    )
+    extra = _nested(OnnxExtraOptions, "onnx_extra_options")
+    return create_model(
+        "Quantization",
+        __base__=GeneralQuantization,
+        __module__=__name__,
+        quantizer=(
+            choices[PLAIN, *(each.name for each in libraries)],
+            Field(PLAIN, description=f"{described} (extras)"),
+        ),
+        onnx_quant_parameters=(params, params()),
+        onnx_extra_options=(extra, extra()),
+    )
+
+
+def _nested(general: type[Options], section: str, **fields: Any) -> type[Options]:
+    """`general` with the keys of the steps that have their keys in `section`."""
+    keys = [step.options for step in reversed(steps.STEPS) if step.section == section and step.options.model_fields]
+    return create_model(general.__name__, __base__=(*keys, general), __module__=__name__, **fields)
+
+
+if TYPE_CHECKING:
+    Quantization = GeneralQuantization  # a step's keys are read by `Step.of`, which knows their types
+else:
+    Quantization = with_steps()
