@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stdet.artifacts import write_bytes
 from stdet.errors import ArtifactError
+from stdet.nn.torch_file import load_tensors
 from stdet.structures import DetectorSpec
 
 FORMAT = "stdet.checkpoint/1"
@@ -45,9 +46,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ArtifactError: missing, damaged, not ours, or of a newer format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"no checkpoint at {path}", "check training.resume_training_from") from error
+    except ArtifactError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file, all of them the file's fault
         raise ArtifactError(
             f"cannot read the checkpoint {path}: {error}", "use an older checkpoint of the run"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stdet.artifacts import LFS_MARKER
-from stdet.errors import ModelError
+from stdet.errors import ArtifactError, ModelError
 from stdet.interfaces.detector import Detector
+from stdet.nn.torch_file import load_tensors
 
 COMPUTED = "priors"
 """A constant that some files carry. Models make it from their input size, so a file's is never taken."""
@@ -86,11 +86,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 raise ModelError(
                     f"{path} is a Git LFS pointer, not the weights themselves", "fetch it with `git lfs pull`"
                 )
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_tensors(path)
     except FileNotFoundError as error:
         raise ModelError(f"no weights at {path}", "check model.model_path") from error
     except ModelError:
         raise
+    except ArtifactError as error:
+        raise ModelError(error.message, error.hint) from error
     except Exception as error:  # torch raises many kinds for a file that isn't a plain tensor file
         raise ModelError(
             f"cannot read weights from {path}: {(str(error) or type(error).__name__).splitlines()[0]}",
