@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -140,7 +141,9 @@ def test_a_verdict_is_within_the_budget_up_to_the_budget_itself_and_says_so_in_t
         "thresholds": {"confidence": 0.01, "nms_iou": 0.65, "max_detections": None},
         "float": found.floating["AP50"],
         "int8": found.quantized["AP50"],
+        "chance_points": dataclasses.asdict(found.chance["AP50"]),
     }
+    assert f"another draw of images might say {found.chance['AP50']}" in over.in_words
     assert over.to_dict() == found.to_dict() | {
         "worst": {"part": "classes"}, "max_drop": lost - 1e-3, "within_budget": False,
     }  # fmt: skip

@@ -24,6 +24,7 @@ from stdet.artifacts import write_json
 from stdet.data.loader import EvalLoader
 from stdet.data.preprocess import normalize
 from stdet.errors import ArtifactError, DataError, ModelError
+from stdet.evaluation.chance import ClassMatches, class_matches
 from stdet.evaluation.postprocess import select
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
@@ -240,6 +241,15 @@ def score(dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_t
     known = precision[:, :, precision[0, 0] > -1]
     curves = {name: known[i].mean(-1).tolist() for name, i in (("AP50", 0), ("AP75", 5))} if known.size else {}
     return Score(metrics, per_class, digest, count, curves)
+
+
+def matches(dataset: DetectionDataset, found: Mapping[int, Detections]) -> list[ClassMatches]:
+    """What COCO's rules say of each detection, by class; see `stdet.evaluation.chance`."""
+    truth, _, _ = _ground_truth(dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = _Judge(truth, _results(truth, found), dataset.ignored == "difficult")
+        judge.evaluate()
+    return class_matches(judge)
 
 
 class _Judge(COCOeval):

@@ -13,7 +13,8 @@ from torch import Tensor
 from stdet.boxes import aligned_iou
 from stdet.data.loader import EvalLoader
 from stdet.errors import DataError
-from stdet.evaluation.coco import Score, chooser, detections, score
+from stdet.evaluation.chance import Interval, difference
+from stdet.evaluation.coco import Score, chooser, detections, matches, score
 from stdet.evaluation.predictors import OnnxPredictor
 from stdet.interfaces.detector import Candidates, OutputPart
 from stdet.structures import Thresholds
@@ -49,6 +50,7 @@ class DropReport:
         metric: which one the budget is for, `AP50` or `AP`: the mean over all classes.
         floating, quantized: COCO's metrics, 0..1.
         points: float minus int8 by metric, in points (hundredths); positive is a loss.
+        chance: how far `points` reach when the images are drawn anew, by metric; empty with one image.
         parts: the loss by what the outputs mean, worst first.
         per_class: class to `float`, `int8` (of `metric`, 0..1) and `points`, worst first; classes with objects only.
         moved: over anchors with a float score of at least `CONFIDENT`: how many, the mean IoU of the float and the int8
@@ -60,6 +62,7 @@ class DropReport:
     floating: dict[str, float | None]
     quantized: dict[str, float | None]
     points: dict[str, float]
+    chance: dict[str, Interval]
     parts: list[PartDrop]
     per_class: dict[str, dict[str, float]]
     moved: dict[str, float | int | None]
@@ -105,9 +108,13 @@ class Verdict:
 
     @property
     def in_words(self) -> str:
-        """How much is lost, and between which scores."""
+        """How much is lost, between which scores, and how far chance goes."""
         floating, int8 = self.scores
-        return f"{self.report.drop:.2f} points of {self.report.metric} against float ({floating:.4f} to {int8:.4f})"
+        chance = self.report.chance.get(self.report.metric)
+        reach = f"; another draw of images might say {chance}" if chance else ""
+        return (
+            f"{self.report.drop:.2f} points of {self.report.metric} against float ({floating:.4f} to {int8:.4f}{reach})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report."""
@@ -118,7 +125,8 @@ class Verdict:
         """What the metadata of the int8 file says."""
         whole, (floating, int8) = self.to_dict(), self.scores
         kept = {key: whole[key] for key in ("metric", "max_drop", "within_budget", "dataset_sha256", "thresholds")}
-        return kept | {"float": floating, "int8": int8}
+        chance = whole["chance"].get(self.report.metric)
+        return kept | {"float": floating, "int8": int8, "chance_points": chance}
 
 
 def compare(
@@ -168,6 +176,7 @@ def compare(
         real.metrics,
         int8.metrics,
         _points(real, int8),
+        difference(matches(dataset, found[_key(())]), matches(dataset, found[_key(names)]), len(dataset)),
         sorted(part_drops, key=lambda p: -p.alone.get("AP", 0.0)),
         per_class,
         mix.moved(),

@@ -105,6 +105,10 @@ def drop_tables(verdict: Verdict) -> list[Table]:
         ["int8", *(f"{report.quantized[n]:.4f}" for n in names)],
         ["points lost", *(f"{report.points[n]:+.2f}" for n in names)],
     ]
+    if report.chance:
+        rows.append(["another draw of images (95 %)", *(str(report.chance[n]) for n in names)])
+        unsure = [n for n in names if report.chance[n].holds_zero]
+        rows.append(["", *("no loss measurable" if n in unsure else "measured" for n in names)])
     for part in report.parts:
         rows.append([f"{part.part} alone int8", *(f"{part.alone[n]:+.2f}" for n in names)])
     for part in report.parts:

@@ -1,0 +1,143 @@
+"""How far chance goes: what another draw of images might have scored, by the bootstrap (Efron, 1979).
+
+Images are drawn with replacement, the same ones for both models, and average precision is computed from the matches that
+COCO's rules found once. A difference whose interval holds 0 isn't measured, whatever its sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+DRAWS = 400
+LEVEL = 0.95
+METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""Which of COCO's ten IoU thresholds each metric takes."""
+_FEWEST = 2
+_BLOCK = 1 << 22  # elements of a block of draws by detections
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """What COCO's rules say of one class's detections, all sizes, at most 100 an image, best first.
+
+    Attributes:
+        image: int (D,), index of the image.
+        true, false: bool (T, D), at each IoU threshold; neither where the detection doesn't count.
+        objects: int (images,), how many there are to find.
+    """
+
+    image: np.ndarray
+    true: np.ndarray
+    false: np.ndarray
+    objects: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Attributes:
+    low, high: bounds that hold `LEVEL` of the draws, in points (hundredths).
+    deviation: standard deviation of the draws.
+    """
+
+    low: float
+    high: float
+    deviation: float
+
+    @property
+    def holds_zero(self) -> bool:
+        return self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:+.2f} to {self.high:+.2f}"
+
+
+def class_matches(judge: COCOeval) -> list[ClassMatches]:
+    """The matches of each class, from a `COCOeval` that has evaluated."""
+    images, areas = len(judge.params.imgIds), len(judge.params.areaRng)
+    thresholds, limit = len(judge.params.iouThrs), judge.params.maxDets[-1]
+    found = []
+    for k in range(len(judge.params.catIds)):
+        rows: list[dict[str, Any] | None] = judge.evalImgs[k * areas * images : k * areas * images + images]
+        kept = [(i, row) for i, row in enumerate(rows) if row is not None]
+        objects = np.zeros(images, np.int64)
+        for i, row in kept:
+            objects[i] = int(np.count_nonzero(np.asarray(row["gtIgnore"]) == 0))
+        score = np.concatenate([row["dtScores"][:limit] for _, row in kept]) if kept else np.zeros(0)
+        order = np.argsort(-score, kind="stable")
+        blank = np.zeros((thresholds, 0), bool)
+        matched, ignored = (
+            np.concatenate([blank, *(np.asarray(row[key], bool)[:, :limit] for _, row in kept)], 1)[:, order]
+            for key in ("dtMatches", "dtIgnore")
+        )
+        image = np.concatenate([np.full(len(row["dtScores"][:limit]), i) for i, row in kept]) if kept else np.zeros(0)
+        found.append(ClassMatches(image.astype(np.int64)[order], matched & ~ignored, ~matched & ~ignored, objects))
+    return found
+
+
+def difference(
+    one: Sequence[ClassMatches], other: Sequence[ClassMatches], images: int, draws: int = DRAWS
+) -> dict[str, Interval]:
+    """How far `one` minus `other` reaches, in points by metric, when images are drawn anew; empty below two images.
+
+    Args:
+        one, other: the same classes and images.
+    """
+    if images < _FEWEST:
+        return {}
+    rng = np.random.default_rng(0)
+    weights = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(draws)])
+    better, worse = mean_precisions(one, weights), mean_precisions(other, weights)
+    lost = {name: 100 * (better[name] - worse[name]) for name in METRICS}
+    ends = 50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)
+    found = {}
+    for name, values in lost.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            low, high = np.percentile(known, ends)
+            found[name] = Interval(round(float(low), 3), round(float(high), 3), round(float(known.std()), 3))
+    return found
+
+
+def mean_precisions(classes: Sequence[ClassMatches], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean average precision (draws,) of each metric, 0..1; NaN for a draw that shows no object.
+
+    Args:
+        weights: int (draws, images), how often each image was drawn.
+    """
+    each = np.stack([_precisions(one, weights) for one in classes])  # (classes, draws, T)
+    known = np.isfinite(each[..., 0])
+    count = known.sum(0)
+    sums = np.where(known[..., None], each, 0.0).sum(0)
+    mean = np.divide(sums, count[:, None], out=np.full(sums.shape, np.nan), where=count[:, None] > 0)
+    return {name: mean[:, part].mean(1) for name, part in METRICS.items()}
+
+
+def _precisions(one: ClassMatches, weights: np.ndarray) -> np.ndarray:
+    """(draws, T) average precision of a class at 101 recalls; NaN where a draw shows none of its objects."""
+    if not one.objects.any():
+        return np.full((len(weights), len(one.true)), np.nan)
+    step = max(_BLOCK // max(len(one.image), 1), 1)
+    blocks = [_block(one, weights[start : start + step]) for start in range(0, len(weights), step)]
+    return np.concatenate(blocks)
+
+
+def _block(one: ClassMatches, weights: np.ndarray) -> np.ndarray:
+    recalls = np.linspace(0, 1, 101)
+    objects = weights @ one.objects
+    counted = weights[:, one.image].astype(np.float64)
+    found = np.zeros((len(weights), len(one.true)))
+    for t, (is_true, is_false) in enumerate(zip(one.true, one.false, strict=True)):
+        true, false = np.cumsum(counted * is_true, 1), np.cumsum(counted * is_false, 1)
+        precision = true / (true + false + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        for b in np.flatnonzero(objects):
+            at = np.searchsorted(true[b] / objects[b], recalls, side="left")
+            reached = at < true.shape[1]
+            found[b, t] = best[b, at[reached]].sum() / len(recalls)
+    found[objects == 0] = np.nan
+    return found
