@@ -104,6 +104,30 @@ def one_class(data: Path) -> None:
     change(data, lambda d: [a.update(category_id=0) for a in d["annotations"]])
 
 
+def crowds_alone(data: Path) -> None:
+    change(data, lambda d: [a.update(iscrowd=1) for a in d["annotations"]], "val")
+
+
+def list_twice(data: Path) -> None:
+    change(data, lambda d: d["images"].append(d["images"][3] | {"id": 999}))
+
+
+def no_box(data: Path) -> None:
+    change(data, lambda d: d["annotations"][0].update(bbox=None))
+
+
+def name_twice(data: Path) -> None:
+    change(data, lambda d: d["categories"].append({"id": 99, "name": "star"}))
+
+
+def list_fewer(data: Path) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["categories"] = [c for c in document["categories"] if c["name"] == "disc"]
+        document["annotations"] = [a for a in document["annotations"] if a["category_id"] == 0]
+
+    change(data, edit, "test")
+
+
 def few_stars(data: Path) -> None:
     def edit(document: dict[str, Any]) -> None:
         stars = [a for a in document["annotations"] if a["category_id"] == 1]
@@ -154,6 +178,8 @@ def save_again_for_test(data: Path) -> None:
         (orphan, "D007", "train", 1, "image_id 999"),
         (unclassed, "D008", "train", 1, "category_id 999"),
         (break_json, "D100", "val", 1, ""),
+        (no_box, "D016", "train", 1, "annotations[0]"),
+        (name_twice, "D018", "train", 1, "'star'"),
         (one_class, "D101", "train", 1, "star"),
         (few_stars, "D102", "train", 1, "star: 1"),
         (repeat, "D104", "train", 1, "["),
@@ -179,6 +205,25 @@ def test_a_planted_fault_is_found_counted_and_placed(
     assert any(place in example for example in finding["examples"]) or not place
     assert result.failed == (finding["severity"] == "error")
     assert any(row[1] == check_id for row in result.tables[0].rows)
+
+
+@pytest.mark.parametrize(
+    ("plant", "check_id", "split", "count", "beside"),
+    [
+        (crowds_alone, "D105", "val", 15, "D101"),
+        (list_twice, "D015", "train", 1, "D201"),
+        (list_fewer, "D019", "test", 1, "D101"),
+    ],
+)
+def test_what_comes_with_another_finding_has_its_own(
+    data: Path, plant: Callable[[Path], None], check_id: str, split: str, count: int, beside: str
+) -> None:
+    plant(data)
+    result = check(data)
+    assert {key for key in findings(result) if key[0] < "D4"} == {(check_id, split), (beside, split)}
+    finding = findings(result)[check_id, split]
+    assert (finding["count"], finding["severity"]) == (count, CHECKS[check_id][1])
+    assert result.failed == (finding["severity"] == "error")
 
 
 def test_small_objects_are_told_per_class_at_the_input_size_of_the_model(data: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from stdet import api
 from stdet.errors import ArtifactError, DataError, PluginError
@@ -272,3 +273,24 @@ def test_a_subset_is_what_the_guides_script_makes_by_hand(tmp_path: Path) -> Non
     assert {i["id"] for i in found["images"]} == {a["image_id"] for a in persons}
     for one, other in zip(sorted(map(plain, found["annotations"])), sorted(map(plain, persons)), strict=True):
         assert one == pytest.approx(other, abs=0.011)
+
+
+def test_an_image_that_contradicts_its_annotation_stops_every_way_of_taking_it_along(tmp_path: Path) -> None:
+    synth(tmp_path / "data")
+    path = tmp_path / "data/train/train_000003.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 64)).save(path, exif=exif)
+    change = json.loads((tmp_path / "data/annotations/instances_train.json").read_text())
+    change["images"][3] |= {"width": 48, "height": 64}
+    (tmp_path / "data/annotations/instances_train.json").write_text(json.dumps(change))
+    config = api.load_data_config(tmp_path / "data/dataset.yaml")
+    for number, files in enumerate(("copy", "link", "reference")):
+        out = tmp_path / f"out{number}"
+        with pytest.raises(DataError, match=r"1 images of another size .*its EXIF orientation \(6\) turns it"):
+            api.write_data(config, QUIET, out, to="coco", image_files=files)
+        assert not out.exists()
+    exif[0x0112] = 9
+    Image.new("RGB", (48, 64)).save(path, exif=exif)
+    api.write_data(config, QUIET, tmp_path / "whole", to="coco", image_files="copy")
+    assert len(opened(tmp_path / "whole/dataset.yaml")) == 12

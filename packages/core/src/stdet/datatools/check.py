@@ -141,6 +141,9 @@ def _classes(one: Examined) -> Iterator[Finding]:
 
 def _objects(one: Examined) -> Iterator[Finding]:
     dataset, columns = one.opened.dataset, one.columns
+    if len(columns.sizes) and columns.ignore.all():
+        message = f"no image has an object that counts; {len(columns.ignore)} are marked {dataset.ignored}"
+        yield found("D105", one.name, message, len(columns.sizes), severity="warning" if one.name == "train" else None)
     empty = np.flatnonzero(np.bincount(columns.image, minlength=len(columns.sizes)) == 0)
     if len(empty):
         share = len(empty) / len(columns.sizes)

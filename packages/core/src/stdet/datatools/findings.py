@@ -43,6 +43,7 @@ CHECKS: dict[str, tuple[str, Severity]] = {
     "D102": ("class imbalance", "warning"),
     "D103": ("images without objects", "info"),
     "D104": ("objects annotated twice", "warning"),
+    "D105": ("a set without a single object that counts", "error"),
     "D201": ("images that are in a split twice", "warning"),
     "D202": ("images shared by training and validation or test", "error"),
     "D203": ("images shared by validation and test", "warning"),

@@ -125,11 +125,12 @@ def _images_folder(source: DataSource, opened: OpenedSplit) -> Path | None:
 def _labels(have: tuple[str, ...], wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
     """The classes to write, and int64 (len(have),): the new label of each old one, -1 for none."""
     names = have if wanted is None else wanted
-    unknown = [name for name in names if name not in have]
-    if unknown or len(set(names)) < len(names):
-        fault = f"there is no class {unknown[0]!r}" if unknown else "a class is named twice"
+    known, labels = set(have), {name: label for label, name in enumerate(names)}
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None or len(labels) < len(names):
+        fault = f"there is no class {unknown!r}" if unknown is not None else "a class is named twice"
         raise DataError(fault, f"classes of the data set: {', '.join(have)}")
-    return names, np.array([names.index(name) if name in names else -1 for name in have], np.int64)
+    return names, np.array([labels.get(name, -1) for name in have], np.int64)
 
 
 def _chosen(dataset: DetectionDataset, labels: np.ndarray, selection: Selection) -> np.ndarray:

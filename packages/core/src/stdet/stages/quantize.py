@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stdet.artifacts import ModelFile, sha256_file, write_json
 from stdet.errors import Rejected
+from stdet.evaluation.coco import check_scorable
 from stdet.evaluation.drop import Verdict
 from stdet.export.metadata import ACCURACY_FORMAT, ACCURACY_KEY, add_spec, copy_with_property, read_spec
 from stdet.interfaces.dataset import DetectionDataset
@@ -33,6 +34,8 @@ def quantize(run: Run) -> None:
         return
     spec = onnx_spec(run, source.path)
     evaluation = judge.evaluation_set(run.builder, spec)
+    if config.max_drop is not None and evaluation is not None:
+        check_scorable(evaluation, run.builder.evaluation_split())  # before the work
     calibration = _calibration(run, source.path, spec, evaluation)
     evaluator = None
     if evaluation is not None and needs.scorer:  # making one reads every image
