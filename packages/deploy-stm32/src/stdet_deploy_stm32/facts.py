@@ -78,7 +78,7 @@ _NO_FIRMWARE = "building firmware is not in this version"
 
 STM32 = TargetFacts(
     sections={"quantization": Quantization},
-    backends=("host", "estimate"),
+    backends=("host", "estimate", "emulator"),
     default_backends=("host", "estimate"),
     needs=_needs,
     check=_check,

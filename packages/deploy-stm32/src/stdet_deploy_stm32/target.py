@@ -19,6 +19,7 @@ from stdet.interfaces.deploy import (
     QuantizationResult,
 )
 from stdet.interfaces.target import TargetSections
+from stdet_deploy_stm32.bench.emulation import bench_emulator
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
@@ -53,7 +54,7 @@ class Stm32Target(DeployTarget):
         return estimate(model, self.board)
 
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
-        """Run one backend on `model`: `host` measures on this computer, `estimate` counts.
+        """Run one backend on `model`: `host` measures on this computer, `estimate` counts, `emulator` runs C code.
 
         Raises:
             StdetError: unknown backend.
@@ -70,7 +71,11 @@ class Stm32Target(DeployTarget):
         return write_folder(deployment, folder, self.name)
 
     def _backends(self) -> dict[str, Callable[[Path, Progress | None], BenchReport]]:
-        return {"host": bench_host, "estimate": lambda model, progress: estimate(model, self.board)}
+        return {
+            "host": bench_host,
+            "estimate": lambda model, progress: estimate(model, self.board),
+            "emulator": lambda model, progress: bench_emulator(model, self.board, progress),
+        }
 
 
 def __getattr__(name: str) -> Callable[..., Stm32Target]:

@@ -54,6 +54,7 @@ class BenchReport:
         uncertainty_percent: by how much an estimate may be off, either way.
         fits: whether the device has room; None when nothing is known of its memory. `overflows` says what is too small.
         operators: number of operators by the processor that runs them, such as `NPU`, `CPU` and `depends`.
+        instructions: of one inference, counted by an emulator; never a latency.
         provenance: what the numbers rest on, in a sentence.
         notes: remarks for people.
         details: backend-specific values for scripts. `layers` and `pools` are drawn where they are there: a list of
@@ -84,6 +85,7 @@ class BenchReport:
     fits: bool | None = None
     overflows: tuple[Overflow, ...] = ()
     operators: dict[str, int] = field(default_factory=dict)
+    instructions: int | None = None
     provenance: str = ""
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)

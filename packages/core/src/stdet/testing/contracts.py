@@ -305,6 +305,8 @@ class TargetContract:
     """What every deploy target must do. Set `name`."""
 
     name: ClassVar[str]
+    backends_tested_elsewhere: ClassVar[frozenset[str]] = frozenset()
+    """Those that need tools which may be missing, or minutes."""
 
     def facts(self) -> TargetFacts:
         facts = _catalogue().target(self.name)
@@ -339,7 +341,7 @@ class TargetContract:
         model = self.model(tmp_path)
         facts = self.facts()
         assert set(facts.default_backends) <= set(facts.backends)
-        for backend in facts.backends:
+        for backend in set(facts.backends) - self.backends_tested_elsewhere:
             report = target.bench(model, backend)
             json.dumps(dataclasses.asdict(report))
             assert report.backend == backend

@@ -12,6 +12,7 @@ from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 from stdet.data.preprocess import normalize
 from stdet.errors import ModelError
 from stdet.structures import BoxCoding, DetectorSpec, Thresholds
+from stdet_deploy_stm32.onnx_graph.surgery import graph_inputs
 
 TYPES = (np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8))
 """What the C code reads and writes."""
@@ -107,9 +108,7 @@ def read_firmware(model: ModelProto, spec: DetectorSpec, coding: BoxCoding, thre
         ModelError: no limit of detections (a device has no list that grows), several inputs, dynamic shapes, types that
             the C code doesn't read, or outputs that aren't what `coding` says.
     """
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [_tensor(model, v, "DequantizeLinear") for v in model.graph.input if v.name not in initializers]
-    outputs = tuple(_tensor(model, value, "QuantizeLinear") for value in model.graph.output)
+    inputs, outputs = tensors_of(model)
     wanted = (1, spec.preprocess.channels, *spec.preprocess.size)
     if len(inputs) != 1:
         raise ModelError(
@@ -126,6 +125,16 @@ def read_firmware(model: ModelProto, spec: DetectorSpec, coding: BoxCoding, thre
     firmware = Firmware(spec, coding, thresholds, inputs[0], outputs)
     _check_outputs(firmware)
     return firmware
+
+
+def tensors_of(model: ModelProto) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Inputs and outputs of a model file, in its order.
+
+    Raises:
+        ModelError: dynamic shapes, or types that the C code doesn't read.
+    """
+    inputs = [_tensor(model, value, "DequantizeLinear") for value in graph_inputs(model)]
+    return inputs, tuple(_tensor(model, value, "QuantizeLinear") for value in model.graph.output)
 
 
 def _tensor(model: ModelProto, value: ValueInfoProto, border: str) -> Tensor:
