@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 MODELS = {"st_yolodv2milli_actrelu_pt": (64, 96), "ssdlite_mobilenetv3small_pt": (96, 128)}
 CONFIG = """\
-operation_mode: chain_qb
+operation_mode: chain_qd
 model: {{ model_name: {model}, model_path: {out}/model.onnx, input_shape: [3, {height}, {width}] }}
 dataset: {{ dataset_name: synthetic, class_names: [disc, square, star], num_images: 8, image_size: 64, num_workers: 0 }}
 quantization: {{ random_calibration: 2, onnx_quant_parameters: {{ calibrate_method: MinMax }} }}
@@ -39,24 +40,20 @@ def _excited_model(builder: object, path: Path) -> None:
 @pytest.fixture(scope="module", params=MODELS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `firmware` folder of a quantized model."""
-    from stdet import stages
+    from stdet import api
     from stdet.build import Builder
     from stdet.config import load_text
     from stdet.interfaces.reporter import SilentReporter
     from stdet.plugins.loader import load_plugins
-    from stdet.runs.record import RunRecord
-    from stdet.stages.run import Run
 
     out = tmp_path_factory.mktemp(request.param)
     height, width = MODELS[request.param]
     (out / "model.onnx").touch()  # the config is checked before
     text = CONFIG.format(model=request.param, out=out, height=height, width=width)
     catalogue = load_plugins()[0]
-    builder = Builder(load_text(text, "c", [], catalogue), catalogue)
-    _excited_model(builder, out / "model.onnx")
-    run = Run(builder, RunRecord(out / "run"), SilentReporter())
-    for stage in ("quantize", "deploy"):
-        stages.do(stage, run)
+    config = load_text(text, "c", [], catalogue)
+    _excited_model(Builder(config, catalogue), out / "model.onnx")
+    api.run(config, SilentReporter())
     return out / "run" / "firmware"
 
 
@@ -137,3 +134,48 @@ def test_each_layer_of_onnxruntime_is_within_a_step_of_the_integer_reference(fol
     off = [np.abs(mine[name].astype(int) - theirs[name]) for name in names]
     assert max(int(d.max()) for d in off) <= 1
     assert sum(int((d > 0).sum()) for d in off) < 1e-4 * sum(d.size for d in off)
+
+
+def _stdet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stdet_cli.main", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_deploys_a_file_without_a_config(folder: Path, tmp_path: Path) -> None:
+    """With photographs of the user's; the model says the rest itself."""
+    import cv2
+
+    (tmp_path / "photos").mkdir()
+    picture = cv2.imread(str(folder / "test_vector" / "picture.ppm"))
+    cv2.imwrite(str(tmp_path / "photos" / "one.png"), picture)
+    overrides = [f"dataset.prediction_path={tmp_path / 'photos'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    overrides += ["postprocessing.confidence_thresh=0.3", "postprocessing.max_detection_boxes=7"]
+    done = _stdet("deploy", str(folder / "model.onnx"), *overrides, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["stages"]["deploy"]
+    assert found["thresholds"] == {"confidence": 0.3, "nms_iou": 0.65, "max_detections": 7}
+    assert found["picture"] == "one.png"
+    again = json.loads((Path(found["folder"]) / "test_vector" / "boxes.json").read_text())
+    wanted = json.loads((folder / "test_vector" / "boxes.json").read_text())
+    assert again["boxes"] == wanted["boxes"][:7]
+
+
+def test_what_cannot_be_deployed_is_a_mistake_that_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    from stdet import api
+    from stdet.errors import StdetError
+    from stdet.interfaces.reporter import SilentReporter
+
+    wrong = onnx.load(folder / "model.onnx")
+    wrong.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1  # rows that the family hasn't
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    cases = {
+        folder.parents[1] / "model.onnx": "isn't quantized",
+        tmp_path / "wrong.onnx": "outputs are",
+        tmp_path / "none.onnx": "none.onnx",
+    }
+    for index, (model, reason) in enumerate(cases.items()):
+        with pytest.raises(StdetError, match=reason) as caught:
+            api.run(api.load_deployment(model, [f"hydra.run.dir={tmp_path / str(index)}"]), SilentReporter())
+        assert caught.value.hint
+        assert not list(tmp_path.glob(f"{index}/*firmware*"))

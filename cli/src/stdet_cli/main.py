@@ -126,6 +126,20 @@ def fit(
 
 
 @app.command()
+def deploy(
+    what: Annotated[Path, typer.Argument(metavar="MODEL.onnx | CONFIG", help="int8 ONNX file, or YAML config file")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the folder that a firmware engineer takes: int8 model, C code, headers, README, test vector."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        ui.result(api.run(api.load_deployment(what, overrides or ()), ui.reporter))
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo_output"),
     as_json: Json = False,

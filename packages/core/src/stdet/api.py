@@ -71,6 +71,20 @@ def load_config(path: Path, overrides: Sequence[str] = (), operation_mode: str |
     return load(path, overrides, _plugins()[0], operation_mode=operation_mode)
 
 
+def load_deployment(what: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a deployment: a file, or for an ONNX model nothing but its path and the overrides.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    from stdet.config import load_text
+
+    if what.suffix.lower() != ".onnx":
+        return load_config(what, overrides, "deployment")
+    given = [f"model.model_path={json.dumps(str(what))}", *overrides]
+    return load_text("", "command line", given, _plugins()[0], operation_mode="deployment")
+
+
 def config_document(config: Config) -> dict[str, Any]:
     """A checked config with every default filled in, JSON-able."""
     return config.document()

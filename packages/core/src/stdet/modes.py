@@ -38,9 +38,13 @@ class Mode:
         return "bench" in self.stages
 
     @property
+    def deploys(self) -> bool:
+        return "deploy" in self.stages
+
+    @property
     def uses_target(self) -> bool:
         """Whether a board is asked anything."""
-        return self.quantizes or self.benches
+        return self.quantizes or self.benches or self.deploys
 
 
 MODES = {
@@ -57,9 +61,11 @@ MODES = {
         Mode("chain_eqe", ("evaluate", "quantize", "evaluate")),
         Mode("chain_eqeb", ("evaluate", "quantize", "evaluate", "bench")),
         Mode("chain_qb", ("quantize", "bench")),
+        Mode("deployment", ("deploy",)),
+        Mode("chain_qd", ("quantize", "deploy")),
     )
 }
 DATA = Mode("data")
 """Stands for the operation mode where a data tool reads a config: no stage runs, so no key is needed for one."""
-ELSEWHERE = frozenset({"deployment", "chain_qd", "compression"})
+ELSEWHERE = frozenset({"compression"})
 """Modes of the reference that are not in this version."""

@@ -12,7 +12,7 @@ from stdet_deploy_stm32.quantize.options import mistakes, read
 from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization
 from stdet_deploy_stm32.quantize.settings import Settings
 
-NORMALISING_MODES = ("quantization", "chain_qb")
+NORMALISING_MODES = ("quantization", "chain_qb", "chain_qd")
 """Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
 
 

@@ -126,3 +126,17 @@ def test_the_adapter_has_the_prototype_of_the_translated_function() -> None:
     assert "emx((const uint8_t (*)[3][4][5])input, (float (*)[6][7])outputs[0]);" in text
     assert 'emx_load("emx.bin")' in text
     assert "emx_load(" in text
+
+
+def test_a_resize_with_an_empty_region_is_translated(tools: None, graph: Any, tmp_path: Path) -> None:
+    constants = {"region": np.zeros(0, np.float32), "twice": np.array([1, 1, 2, 2], np.float32)}
+    node = helper.make_node(
+        "Resize", ["x", "region", "twice"], ["y"], mode="nearest", coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )  # fmt: skip
+    onnx.save(graph([node], constants, {"x": [1, 2, 3, 4]}, {"y": [1, 2, 6, 8]}), tmp_path / "resize.onnx")
+    (tmp_path / "c").mkdir()
+    network = CNetwork(tmp_path / "resize.onnx", tmp_path / "c")
+    image = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    found = network.run(network.build(None), [image]).outputs[0][0]
+    np.testing.assert_array_equal(found, image.repeat(2, 2).repeat(2, 3))

@@ -18,6 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import ModelProto
 
 from stdet.errors import ModelError, StdetError
 from stdet_deploy_stm32.firmware import c_sources
@@ -123,7 +125,8 @@ class CNetwork:
             ModelError: it can't translate the model, or the model isn't one input with at most two outputs.
         """
         self.folder, self.firmware = folder, firmware
-        inputs, self.outputs = tensors_of(load_model(model))
+        graph = load_model(model)
+        inputs, self.outputs = tensors_of(graph)
         if len(inputs) != 1 or len(self.outputs) > 2:
             raise ModelError(
                 f"{model} has {len(inputs)} inputs and {len(self.outputs)} outputs",
@@ -131,7 +134,9 @@ class CNetwork:
             )
         self.input = inputs[0]
         self.emx_version = _emx_version()
-        command = [sys.executable, "-m", "emx_onnx_cgen", "compile", str(model), "network.c", "--model-name", "emx"]
+        _leave_out_empty_regions(graph)
+        onnx.save(graph, folder / "network.onnx")
+        command = [sys.executable, "-m", "emx_onnx_cgen", "compile", "network.onnx", "network.c", "--model-name", "emx"]
         done = subprocess.run(
             [*command, "--no-restrict-arrays"],
             cwd=folder,
@@ -231,6 +236,14 @@ class CNetwork:
         machine = program.machine
         network, post = (tuple(machine.instructions(int(t)) for t in c) if machine else () for c in ticks.T)
         return Ran(tuple(outputs), tuple(boxes), network, post if self.firmware is not None else ())
+
+
+def _leave_out_empty_regions(model: ModelProto) -> None:
+    """A Resize may name a region of interest without elements, which means none; emx-onnx-cgen 1.4 wants no name then."""
+    empty = {tensor.name for tensor in model.graph.initializer if 0 in tensor.dims}
+    for node in model.graph.node:
+        if node.op_type == "Resize" and len(node.input) > 1 and node.input[1] in empty:
+            node.input[1] = ""
 
 
 def network_adapter(input: Tensor, outputs: Sequence[Tensor], weights: bool) -> str:
