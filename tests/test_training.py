@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from stdet import api
+from stdet.build import Builder
+from stdet.engine.callbacks import Callback, ClipGradNorm, EarlyStopping, TimeBudget
+from stdet.engine.trainer import Trainer
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
@@ -167,3 +170,41 @@ def test_without_the_images_the_schedule_needs_the_number_of_steps(data: Path) -
     assert rate["last"] == pytest.approx(0.0005)
     with pytest.raises(StdetError, match="drawn as PNG"):
         api.plot_schedule(config, data / "schedule.svg", 100)
+
+
+class Onlooker(Callback):
+    """Notes what lies in the run folder when an epoch begins to be evaluated, and how torch computes."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[int, bool]] = []
+        self.deterministic: list[bool] = []
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        history = trainer.folder / "history.json"
+        rows = len(json.loads(history.read_text())["epochs"]) if history.exists() else 0
+        self.epochs.append((rows, (trainer.folder.parent / "curves.png").exists()))
+        self.deterministic.append(torch.are_deterministic_algorithms_enabled())
+
+
+def test_curves_come_with_each_evaluation_and_what_the_config_asks_of_the_loop_is_done(data: Path) -> None:
+    text = f"operation_mode: training\nmodel: {{ model_name: {SSD}, input_shape: [3, 96, 96] }}\n"
+    text += "general: { deterministic: True, logger: None }\ntraining: { batch_size: 4, epochs: 9, device: cpu, "
+    text += (
+        "early_stopping: 1, clip_grad_norm: 1.0e-9, time_budget: 2h, optimizer: { SGD: { learning_rate: 1.0e-9 } } }\n"
+    )
+    (data / "config.yaml").write_text(text)
+    config = api.load_config(data / "config.yaml", [f"hydra.run.dir={data / 'run'}", *paths(data, "coco")])
+    onlooker = Onlooker()
+    result = api.run(config, SilentReporter(), callbacks=[onlooker])
+    assert onlooker.epochs == [(0, False), (1, True)]  # nothing is learned: the second evaluation is no better
+    assert onlooker.deterministic == [True, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert result.document["stages"]["train"]["best_epoch"] == 1
+    made = Builder(config, load_plugins()[0]).callbacks()
+    assert [type(callback) for callback in made] == [ClipGradNorm, EarlyStopping, TimeBudget]
+
+
+def test_a_time_budget_has_a_unit(data: Path) -> None:
+    (data / "config.yaml").write_text(f"operation_mode: training\nmodel: {{ model_name: {SSD} }}\n")
+    with pytest.raises(StdetError, match=r"training\.time_budget"):
+        api.load_config(data / "config.yaml", [*paths(data, "coco"), "training.time_budget=30"])

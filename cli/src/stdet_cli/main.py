@@ -37,6 +37,16 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document on s
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show log messages on stderr")]
 
 
+TimeBudget = Annotated[
+    str | None,
+    typer.Option("--time-budget", metavar="TIME", help="begin no epoch that would end later: 90s, 30m, 1.5h"),
+]
+
+
+def _budget(overrides: list[str] | None, time_budget: str | None) -> list[str]:
+    return [*(overrides or ()), *([f"training.time_budget={time_budget}"] if time_budget else ())]
+
+
 def _run(config: Path, overrides: list[str] | None, mode: str | None, as_json: bool, verbose: bool) -> None:
     with session(as_json, verbose) as ui:
         from stdet import api
@@ -45,15 +55,27 @@ def _run(config: Path, overrides: list[str] | None, mode: str | None, as_json: b
 
 
 @app.command()
-def run(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    time_budget: TimeBudget = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Do what operation_mode in CONFIG says."""
-    _run(config, overrides, None, as_json, verbose)
+    _run(config, _budget(overrides, time_budget), None, as_json, verbose)
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    time_budget: TimeBudget = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Train a model and export its best weights to ONNX."""
-    _run(config, overrides, "training", as_json, verbose)
+    _run(config, _budget(overrides, time_budget), "training", as_json, verbose)
 
 
 @app.command()

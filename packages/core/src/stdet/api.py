@@ -21,6 +21,7 @@ from stdet.structures import Table
 
 if TYPE_CHECKING:
     from stdet.config import Config
+    from stdet.engine.callbacks import Callback
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
 
@@ -146,10 +147,13 @@ def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = N
     }
 
 
-def run(config: Config, reporter: Reporter) -> RunResult:
+def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Run the stages of `config.mode` in a new folder.
 
     Under `torchrun`, all processes train and evaluate together, and only the first reports and writes.
+
+    Args:
+        callbacks: for the training, beside those that the config asks for.
 
     Raises:
         StdetError: a mistake of the user's; what earlier stages finished stays in the folder.
@@ -165,7 +169,9 @@ def run(config: Config, reporter: Reporter) -> RunResult:
     with process_group(config.training.device):
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
-        state = Run(Builder(config, _plugins()[0]), record, reporter if is_main() else SilentReporter())
+        state = Run(
+            Builder(config, _plugins()[0]), record, reporter if is_main() else SilentReporter(), callbacks=callbacks
+        )
         with log_file(folder / "stdet.log") if is_main() else nullcontext():
             if is_main():
                 write_text(folder / "config.yaml", config_yaml(config))

@@ -11,6 +11,7 @@ import torch
 from stdet.config import Config, merge_preprocess, preprocess_of
 from stdet.data.loader import TrainLoader
 from stdet.data.source import DataSource
+from stdet.engine.callbacks import Callback, ClipGradNorm, EarlyStopping, TimeBudget
 from stdet.engine.optimizers import make_optimizer
 from stdet.engine.trainer import TrainSettings
 from stdet.errors import ConfigError, DataError, ModelError
@@ -31,6 +32,9 @@ from stdet.structures import (
 )
 
 log = logging.getLogger(__name__)
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+"""In a unit of `training.time_budget`."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,18 @@ class Builder(DataSource):
         training = self.config.training
         assert training.scheduler is not None
         return self.catalogue.build("schedulers", training.scheduler, length, self.config.options.scheduler)
+
+    def callbacks(self) -> list[Callback]:
+        """What the config adds to the training loop."""
+        training = self.config.training
+        made: list[Callback] = []
+        if training.clip_grad_norm is not None:
+            made.append(ClipGradNorm(training.clip_grad_norm))
+        if training.early_stopping is not None:
+            made.append(EarlyStopping(training.early_stopping))
+        if training.time_budget is not None:
+            made.append(TimeBudget(float(training.time_budget[:-1]) * SECONDS[training.time_budget[-1]]))
+        return made
 
     def train_settings(self) -> TrainSettings:
         """The loop's own settings."""

@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from stdet.engine.checkpoint import generator_states, read_checkpoint, restore_generators, save_checkpoint
-from stdet.errors import ArtifactError
+from stdet.engine.checkpoint import (
+    deterministic,
+    generator_states,
+    read_checkpoint,
+    restore_generators,
+    save_checkpoint,
+)
+from stdet.errors import ArtifactError, ModelError
 
 
 def test_a_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -59,7 +65,7 @@ import resource, signal, sys, torch
 from pathlib import Path
 from typing import Any
 from stdet.engine.checkpoint import save_checkpoint
-from stdet.errors import ArtifactError
+from stdet.errors import ArtifactError, ModelError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -161,3 +167,17 @@ def test_the_tensors_of_a_checkpoint_lie_on_the_cpu(tmp_path: Path) -> None:
     found = [raw["model"]["w"], raw["optimizer"]["state"][0]["m"], raw["optimizer"]["list"][0]]
     assert all(type(tensor) is torch.Tensor and tensor.device.type == "cpu" for tensor in found)
     assert all(torch.equal(tensor, torch.arange(3.0)) for tensor in found)
+
+
+def test_what_has_no_deterministic_form_is_refused_by_name_and_the_setting_ends_with_the_training() -> None:
+    def undetermined() -> None:
+        torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+
+    with deterministic(False):
+        undetermined()
+    with pytest.raises(ModelError, match="put_") as caught, deterministic(True):
+        undetermined()
+    assert "general.deterministic" in caught.value.hint
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="something else"), deterministic(True):
+        raise RuntimeError("something else")

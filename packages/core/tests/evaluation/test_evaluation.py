@@ -611,3 +611,20 @@ def test_torchvision_is_imported_only_to_suppress_boxes() -> None:
     """It brings torch's compiler, 160 MiB, which quantizing alone has no use for."""
     code = "import sys, stdet.stages.quantize; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_epochs_of_the_curves_are_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    ticks: list[float] = []
+
+    def look(figure: Figure, *_: object, **__: object) -> None:
+        for axes in figure.axes:
+            low, high = axes.get_xlim()
+            ticks.extend(tick for tick in axes.get_xticks() if low <= tick <= high)
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    for last in (1, 2, 3):
+        plot_history([{"epoch": float(n), "total": 1.0, "AP": 0.5} for n in range(1, last + 1)], tmp_path / "c.png")
+    assert len(ticks) >= 8
+    assert all(tick == round(tick) for tick in ticks)

@@ -23,6 +23,7 @@ from stdet.nn.distributed import (
     is_main,
     process_group,
     rank,
+    synchronize_batch_norm,
     without_averaging,
 )
 
@@ -205,3 +206,16 @@ def test_a_rank_without_the_rest_of_torchruns_variables_is_the_users_mistake(mon
 def test_votes_are_counted_one_by_one(in_two_processes: InTwo) -> None:
     assert in_two_processes(lambda: any_rank(is_main(), False, True)) == [(True, False, True)] * 2
     assert any_rank(True, False) == (True, False)
+
+
+def test_batch_norm_is_synchronized_on_cuda_where_several_processes_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    keys = list(model.state_dict())
+    synchronize_batch_norm(model, "cuda")
+    assert type(model[1]) is nn.BatchNorm2d  # one process has nobody to synchronize with
+    monkeypatch.setattr("stdet.nn.distributed.world_size", lambda: 2)
+    synchronize_batch_norm(model, "cuda")
+    assert type(model[1]) is nn.SyncBatchNorm
+    assert list(model.state_dict()) == keys
+    with pytest.raises(ConfigError, match="CUDA devices only"):
+        synchronize_batch_norm(model, "cpu")

@@ -213,6 +213,8 @@ class Rules:
             self.problem(key, "can't be combined with fp16, whose bfloat16 rounds as coarsely as int8 does")
         if training.compile:
             self.problem(key, "can't be combined with compile: the simulation runs operator by operator")
+        if training.sync_batch_norm:
+            self.problem(key, "can't be combined with sync_batch_norm: the statistics stay as they were learned")
 
     def _needs(self) -> QuantizationNeeds:
         """What quantizing takes; nothing where nothing is quantized."""

@@ -41,6 +41,10 @@ class General(Section):
     global_seed: int | None = Field(
         123, ge=0, description="seed of Python's, NumPy's and torch's generators; None leaves them unseeded"
     )
+    deterministic: bool = Field(
+        False,
+        description="train with operations that give the same bits each time, also on CUDA, where they are slower",
+    )
 
 
 class Model(Section):
@@ -142,6 +146,15 @@ class Training(Section):
     optimizer: Optimizer | None = Field(
         None, description="a class of torch.optim by its name, with its own keyword arguments: {SGD: {momentum: 0.9}}"
     )
+    clip_grad_norm: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="most that the norm of the gradients, over all weights, may be"
+    )
+    early_stopping: Positive | None = Field(
+        None, description="end when so many evaluations in a row brought no better AP"
+    )
+    time_budget: str | None = Field(
+        None, pattern=r"^\d+(\.\d+)?[smh]$", description="begin no epoch that would end later: 90s, 30m or 1.5h"
+    )
     no_aug_epochs: int | None = Field(
         None, ge=0, description="last epochs without strong augmentation; default: the family's, at most a quarter"
     )
@@ -154,6 +167,9 @@ class Training(Section):
     fp16: bool = Field(False, description="mixed precision: float16 on CUDA, bfloat16 on processors that have it")
     accumulate: Positive = Field(1, description="batches whose gradients make one step")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    sync_batch_norm: bool = Field(
+        False, description="several processes on CUDA: BatchNorm sees the images of all of them in each step"
+    )
     channels_last: bool = Field(True, description="memory layout; faster on CPU, same numbers but for rounding")
     compile: bool = Field(False, description="torch.compile the network")
     quantization_aware: Literal["Int8", "Int4"] | None = Field(

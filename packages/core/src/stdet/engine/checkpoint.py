@@ -7,8 +7,10 @@ also works wherever a published checkpoint does.
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stdet.artifacts import write_bytes
-from stdet.errors import ArtifactError
+from stdet.errors import ArtifactError, ModelError
 from stdet.nn.torch_file import load_tensors
 from stdet.structures import DetectorSpec
 
@@ -123,3 +125,31 @@ def seed_everything(seed: int | None) -> None:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """In this context, where `wanted`, torch uses only operations that give the same bits each time.
+
+    Raises:
+        ModelError: an operation has no such form on this device.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA wakes
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise ModelError(
+            f"an operation has no deterministic form on this device: {str(error).splitlines()[0]}",
+            "set general.deterministic: False",
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

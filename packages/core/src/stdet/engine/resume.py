@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stdet.data.loader import TrainLoader
+from stdet.errors import ArtifactError
 from stdet.interfaces.detector import Detector
 from stdet.nn.distributed import world_size
 
@@ -43,19 +45,28 @@ class RunFacts:
         return {"images_per_step": self.images_per_step, "optimizer": self.optimizer}
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> RunFacts:
-        """Those of the run that saved `state`."""
-        settings, run = state["settings"], state.get("run") or {}
-        return cls(
-            state["spec"],
-            state["steps_per_epoch"],
-            settings["ema"],
-            settings.get("quantization_aware"),
-            settings["accumulate"],
-            state["data_seed"],
-            run.get("images_per_step"),
-            run.get("optimizer"),
-        )
+    def of_state(cls, state: Mapping[str, Any], path: Path) -> RunFacts:
+        """Those of the run that saved `state` in `path`.
+
+        Raises:
+            ArtifactError: the file lacks what every checkpoint of a training has.
+        """
+        try:
+            settings, run = state["settings"], state.get("run") or {}
+            return cls(
+                state["spec"],
+                state["steps_per_epoch"],
+                settings["ema"],
+                settings.get("quantization_aware"),
+                settings["accumulate"],
+                state["data_seed"],
+                run.get("images_per_step"),
+                run.get("optimizer"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{path} is no whole checkpoint of a training: {error} is missing", "use an older checkpoint of the run"
+            ) from error
 
     def differences(self, mine: RunFacts) -> list[str]:
         """What is another in `mine`, in words."""

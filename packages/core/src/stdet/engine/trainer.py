@@ -348,7 +348,7 @@ class Trainer:
                 differ, so that it can't go on as it was.
         """
         state = read_checkpoint(path)
-        if different := RunFacts.of_state(state).differences(self._facts()):
+        if different := RunFacts.of_state(state, path).differences(self._facts()):
             raise ArtifactError(
                 f"{path} can't be resumed with this config ({'; '.join(different)})",
                 "use the config saved beside the checkpoint, or start anew with model.model_path",

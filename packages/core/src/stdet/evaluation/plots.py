@@ -85,6 +85,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Losses and validation scores over the epochs, as PNG."""
     need("matplotlib", "drawing curves")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -99,6 +100,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     scores.set(xlabel="epoch", ylabel="average precision", ylim=(0, 1))
     scores.legend()
     for axes in (losses, scores):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -202,6 +202,21 @@ def distributed_module(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module, **options)
 
 
+def synchronize_batch_norm(module: nn.Module, device: str) -> None:
+    """Let the BatchNorm layers of `module` see the images of all processes in each step; their state keeps its keys.
+
+    Raises:
+        ConfigError: `device` isn't CUDA, for which alone torch has such layers.
+    """
+    if torch.device(device).type != "cuda":
+        raise ConfigError(
+            "training.sync_batch_norm works on CUDA devices only",
+            "leave it out: on the CPU the statistics of all processes are brought together after each epoch",
+        )
+    if world_size() > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
 def without_averaging(module: nn.Module) -> AbstractContextManager[None]:
     """In this context backward passes only add up gradients of this process; the next one outside averages them all."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
+from stdet.engine.callbacks import Callback
 from stdet.interfaces.reporter import Reporter
 from stdet.runs.record import RunRecord
 
@@ -19,6 +21,7 @@ class Run:
         record: the results of the stages so far; knows the run's folder.
         model: what the next stage works on; None before the first.
         float_onnx: the float ONNX of this run, once there is one.
+        callbacks: of the caller's, for the training.
     """
 
     builder: Builder
@@ -26,6 +29,7 @@ class Run:
     reporter: Reporter
     model: ModelFile | None = None
     float_onnx: ModelFile | None = None
+    callbacks: Sequence[Callback] = ()
 
     @property
     def folder(self) -> Path:

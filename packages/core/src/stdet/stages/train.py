@@ -7,7 +7,9 @@ from pathlib import Path
 
 from stdet.artifacts import ModelFile, remove_leftovers, write_json
 from stdet.build import flat_settings
-from stdet.engine.checkpoint import read_checkpoint, seed_everything, spec_of
+from stdet.engine.callbacks import Callback
+from stdet.engine.checkpoint import deterministic, read_checkpoint, seed_everything, spec_of
+from stdet.engine.resume import facts_of
 from stdet.engine.trainer import Trainer
 from stdet.errors import ArtifactError
 from stdet.evaluation.plots import plot_history
@@ -17,12 +19,13 @@ from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.published import IMAGENET
 from stdet.interfaces.tracker import Tracker
-from stdet.nn.distributed import from_main, is_main
+from stdet.nn.distributed import from_main, is_main, synchronize_batch_norm
 from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights, read_state_dict
 from stdet.runs.results import Trained
 from stdet.stages.data import open_for_scoring, open_for_training
 from stdet.stages.models import published
+from stdet.stages.resume import checkpoint_to_resume
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
 from stdet.tracking import MlflowTracker, TensorBoardTracker, Trackers
@@ -39,15 +42,19 @@ def train(run: Run) -> None:
         open_for_scoring(run, builder.evaluation_split(), spec)  # what a chain scores on later is wrong now or never
     detector = builder.detector(spec)
     detector.use_training_options(config.options.training)
-    resume = from_main(lambda: _resume_path(run))
+    device = builder.device()
+    detector.to(device)
+    if config.training.sync_batch_norm:
+        synchronize_batch_norm(detector, device)
+    loader = builder.train_loader(train_set, spec)
+    settings = builder.train_settings()
+    optimizer = builder.optimizer(detector)
+    facts = facts_of(detector, loader, optimizer, settings)
+    resume = from_main(lambda: checkpoint_to_resume(run, facts))
     if resume is None:
         _start_weights(run, detector)
     elif is_main():
         remove_leftovers(resume.parent)
-    device = builder.device()
-    detector.to(device)
-    loader = builder.train_loader(train_set, spec)
-    settings = builder.train_settings()
     precision = choose_precision(device, config.training.fp16)
     run.reporter.note(
         f"{spec.model_name}: {len(train_set)} training and {len(validation)} validation images, "
@@ -58,11 +65,12 @@ def train(run: Run) -> None:
             f"training with {settings.quantization_aware} weights and 8-bit activations simulated: the validation scores "
             "are those of the simulated int8 model, the checkpoints hold its float weights"
         )
-    with _trackers(run) as tracker:
+    history = _HistoryFiles(run)
+    with _trackers(run) as tracker, deterministic(config.general.deterministic):
         trainer = Trainer(
             detector,
             loader,
-            builder.optimizer(detector),
+            optimizer,
             builder.scheduler(builder.schedule_length(-(-len(loader) // settings.accumulate))),
             lambda model: _validate(run, model, validation),
             precision,
@@ -70,6 +78,7 @@ def train(run: Run) -> None:
             run.models,
             tracker,
             run.reporter,
+            [*builder.callbacks(), history, *run.callbacks],
         )
         if resume:
             trainer.resume(resume, config.training.start_epoch or None)
@@ -77,15 +86,30 @@ def train(run: Run) -> None:
         tracker.scalars(settings.epochs, {"final/best_AP": result.best_score})
     if not is_main():
         return
-    write_json(run.models / "history.json", {"format": "stdet.history/1", "epochs": result.history})
-    curves = run.folder / "curves.png" if has("matplotlib") else None
-    if curves is not None:
-        plot_history(result.history, curves)
+    history.write(result.history)
     run.model = ModelFile(result.best, "checkpoint")
     ap50 = max((row["AP50"] for row in result.history if "AP50" in row), default=None)
     run.record.add(
-        Trained(run.model, result.latest, result.best_epoch, result.best_score, ap50, result.seconds, curves)
+        Trained(run.model, result.latest, result.best_epoch, result.best_score, ap50, result.seconds, history.curves)
     )
+
+
+class _HistoryFiles(Callback):
+    """`history.json` and, where matplotlib is there, the picture of the curves: up to date after each evaluation."""
+
+    def __init__(self, run: Run) -> None:
+        self.curves = run.folder / "curves.png" if has("matplotlib") else None
+        self._path = run.models / "history.json"
+
+    def after_evaluation(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if is_main():
+            self.write(trainer.history)
+
+    def write(self, history: list[dict[str, float]]) -> None:
+        """What is known of each epoch."""
+        write_json(self._path, {"format": "stdet.history/1", "epochs": history})
+        if self.curves is not None:
+            plot_history(history, self.curves)
 
 
 def _start_weights(run: Run, detector: Detector) -> None:
@@ -144,20 +168,3 @@ def _trackers(run: Run) -> Trackers:
     together = Trackers(*trackers)
     together.params(flat_settings(config))
     return together
-
-
-def _resume_path(run: Run) -> Path | None:
-    """`training.resume_training_from`: a path, or with `auto` the newest interrupted run beside this one, if any."""
-    wanted = run.builder.config.training.resume_training_from
-    if not wanted:
-        return None
-    if wanted != "auto":
-        return Path(wanted)
-    epochs = run.builder.config.training.epochs
-    pattern = f"*/{run.builder.config.general.saved_models_dir}/latest_ckpt.pth"
-    for path in sorted(run.folder.parent.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
-        state = read_checkpoint(path)
-        if state["spec"]["model_name"] == run.builder.config.model.model_name and state["epoch"] < epochs:
-            return path
-    run.reporter.note(f"resume_training_from: auto found no unfinished run beside {run.folder}; starting anew")
-    return None
