@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -172,6 +173,21 @@ def test_without_the_images_the_schedule_needs_the_number_of_steps(data: Path) -
         api.plot_schedule(config, data / "schedule.svg", 100)
 
 
+def told(run: Path) -> list[dict[str, Any]]:
+    """What a tracker was told of a run."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_fails_is_not_called_finished(data: Path) -> None:
+    (data / "config.yaml").write_text(
+        f"operation_mode: evaluation\nmodel: {{ model_name: {SSD}, model_path: no.pth }}\n"
+    )
+    config = api.load_config(data / "config.yaml", [f"hydra.run.dir={data / 'run'}", *paths(data, "coco")])
+    with pytest.raises(StdetError, match=r"no\.pth"):
+        api.run(config, SilentReporter())
+    assert told(data / "run")[-1] == {"outcome": "failed"}
+
+
 class Onlooker(Callback):
     """Notes what lies in the run folder when an epoch begins to be evaluated, and how torch computes."""
 
@@ -200,6 +216,20 @@ def test_curves_come_with_each_evaluation_and_what_the_config_asks_of_the_loop_i
     assert onlooker.deterministic == [True, True]
     assert not torch.are_deterministic_algorithms_enabled()
     assert result.document["stages"]["train"]["best_epoch"] == 1
+    tracked = told(data / "run")
+    assert tracked[0]["params"]["training.early_stopping"] == 1
+    assert [line["step"] for line in tracked if "val/AP50" in line] == [1, 2]
+    best = result.document["stages"]["train"]["best_checkpoint"]
+    assert best in [line.get("file") for line in tracked]
+    assert any("final/best_AP" in line for line in tracked)
+    assert tracked[-1] == {"outcome": "finished"}
+    scored = api.load_config(
+        data / "config.yaml",
+        [f"hydra.run.dir={data / 'run'}", f"model.model_path={best}", *paths(data, "coco")],
+        "evaluation",
+    )
+    api.run(scored, SilentReporter())
+    assert any("val_float/AP50" in line for line in told(data / "run_1"))
     made = Builder(config, load_plugins()[0]).callbacks()
     assert [type(callback) for callback in made] == [ClipGradNorm, EarlyStopping, TimeBudget]
 

@@ -164,6 +164,7 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet.nn.distributed import from_main, is_main, process_group
     from stdet.stages.libraries import check_libraries
     from stdet.stages.run import Run
+    from stdet.stages.track import trackers_of
 
     notes = [*config.notes, *check_libraries(config, config.mode.stages)]
     with process_group(config.training.device):
@@ -178,8 +179,9 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
             for note in notes:
                 state.reporter.note(note)
             try:
-                for name in config.mode.stages:
-                    stages.do(name, state)
+                with trackers_of(state) as state.tracker:
+                    for name in config.mode.stages:
+                        stages.do(name, state)
             except Rejected as error:
                 error.result = _result(record)
                 raise

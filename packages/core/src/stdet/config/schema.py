@@ -187,7 +187,10 @@ class Postprocessing(Section):
 
 
 class Mlflow(Section):
-    uri: str | None = Field(None, description="tracking server or folder; needs the `mlflow` extra")
+    uri: str | None = Field(
+        None,
+        description="address of a tracking server or data base, or a folder, which gets one; needs the `mlflow` extra",
+    )
 
 
 class HydraRun(Section):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from stdet.nn.distributed import from_main, is_main
 from stdet.stages import bench, deploy, evaluate, export, predict, quantize, train
 from stdet.stages.run import Run
+from stdet.stages.track import track
 
 WORK: dict[str, Callable[[Run], None]] = {
     "train": train.train,
@@ -25,6 +26,12 @@ SHARED = frozenset({"train", "evaluate"})
 def do(name: str, run: Run) -> None:
     """Do the stage `name`; every process ends up with the main process's model file."""
     run.reporter.stage(name)
-    if is_main() or name in SHARED:
-        WORK[name](run)
+    known = set(map(id, run.record.results.values()))
+    try:
+        if is_main() or name in SHARED:
+            WORK[name](run)
+    finally:
+        for result in run.record.results.values():
+            if id(result) not in known:
+                track(run.tracker, result, run.folder)
     run.model, run.float_onnx = from_main(lambda: (run.model, run.float_onnx))

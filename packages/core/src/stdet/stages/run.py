@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
 from stdet.engine.callbacks import Callback
 from stdet.interfaces.reporter import Reporter
+from stdet.interfaces.tracker import Tracker
 from stdet.runs.record import RunRecord
+from stdet.tracking import Trackers
 
 
 @dataclass
@@ -22,6 +24,7 @@ class Run:
         model: what the next stage works on; None before the first.
         float_onnx: the float ONNX of this run, once there is one.
         callbacks: of the caller's, for the training.
+        tracker: where the numbers and files of all stages go; nowhere by default.
     """
 
     builder: Builder
@@ -30,6 +33,7 @@ class Run:
     model: ModelFile | None = None
     float_onnx: ModelFile | None = None
     callbacks: Sequence[Callback] = ()
+    tracker: Tracker = field(default_factory=Trackers)
 
     @property
     def folder(self) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stdet.artifacts import ModelFile, remove_leftovers, write_json
-from stdet.build import flat_settings
 from stdet.engine.callbacks import Callback
 from stdet.engine.checkpoint import deterministic, read_checkpoint, seed_everything, spec_of
 from stdet.engine.resume import facts_of
@@ -18,7 +17,6 @@ from stdet.extras import has
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.published import IMAGENET
-from stdet.interfaces.tracker import Tracker
 from stdet.nn.distributed import from_main, is_main, synchronize_batch_norm
 from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights, read_state_dict
@@ -28,7 +26,6 @@ from stdet.stages.models import published
 from stdet.stages.resume import checkpoint_to_resume
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
-from stdet.tracking import MlflowTracker, TensorBoardTracker, Trackers
 
 
 def train(run: Run) -> None:
@@ -66,7 +63,7 @@ def train(run: Run) -> None:
             "are those of the simulated int8 model, the checkpoints hold its float weights"
         )
     history = _HistoryFiles(run)
-    with _trackers(run) as tracker, deterministic(config.general.deterministic):
+    with deterministic(config.general.deterministic):
         trainer = Trainer(
             detector,
             loader,
@@ -76,14 +73,13 @@ def train(run: Run) -> None:
             precision,
             settings,
             run.models,
-            tracker,
+            run.tracker,
             run.reporter,
             [*builder.callbacks(), history, *run.callbacks],
         )
         if resume:
             trainer.resume(resume, config.training.start_epoch or None)
         result = trainer.fit()
-        tracker.scalars(settings.epochs, {"final/best_AP": result.best_score})
     if not is_main():
         return
     history.write(result.history)
@@ -149,22 +145,3 @@ def _class_names(weights: Path) -> tuple[str, ...] | None:
 def _validate(run: Run, model: Detector, dataset: DetectionDataset) -> Mapping[str, float]:
     report = score(run, TorchPredictor(model, run.builder.device()), model.spec, dataset, "validation")
     return report.scalars()
-
-
-def _trackers(run: Run) -> Trackers:
-    config = run.builder.config
-    if not is_main():
-        return Trackers()
-    trackers: list[Tracker] = []
-    if config.general.logger == "tensorboard" and has("tensorboard"):
-        trackers.append(TensorBoardTracker(run.models / "tensorboard"))
-    if config.mlflow.uri:
-        try:
-            trackers.append(MlflowTracker(config.mlflow.uri, config.general.project_name, run.folder.name))
-        except ImportError:
-            run.reporter.note(
-                "mlflow.uri: nothing goes to MLflow, it is not installed (pip install 'stdet-core[mlflow]')"
-            )
-    together = Trackers(*trackers)
-    together.params(flat_settings(config))
-    return together
