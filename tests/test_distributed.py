@@ -109,6 +109,18 @@ def test_a_mistake_ends_all_processes_with_its_message(tmp_path: Path) -> None:
     assert "nowhere.pth" in done.stderr
 
 
+def test_a_mistake_that_only_the_first_process_meets_is_no_bug_of_the_other(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "ssdlite_mobilenetv3small_pt")
+    done = subprocess.run(
+        [*TORCHRUN, STDET, "train", str(config), "hydra.run.dir=/dev/null/run"], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "error: cannot make the run folder" in done.stderr
+    assert "error: the first process failed" in done.stderr or "SIGTERM" in done.stderr  # torchrun may end it first
+    assert "bug in stdet" not in done.stderr
+    assert "deprecated" not in done.stderr
+
+
 def test_a_stop_leaves_all_processes_at_the_same_step(tmp_path: Path) -> None:
     config = write_config(tmp_path, "ssdlite_mobilenetv3small_pt", epochs=500)
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import time
@@ -12,6 +13,8 @@ from typing import Any
 from stdet.interfaces.tracker import Outcome
 
 STATUS: dict[Outcome, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+DATA_BASE = ("sqlalchemy", "alembic")
+"""What mlflow-skinny lacks for a data base."""
 PARAMS_AT_ONCE = 100
 """Most that a server takes in one request."""
 LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
@@ -32,6 +35,8 @@ def import_mlflow(uri: str) -> None:
     if store_uri(uri).startswith("http"):
         import mlflow.store.tracking.rest_store
     else:
+        for library in DATA_BASE:
+            importlib.import_module(library)
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
