@@ -333,6 +333,17 @@ def test_the_model_type_of_a_package_that_is_not_there_says_how_to_get_it(taken:
     assert "model_type `ssd` is provided by stdet-models-ssd, whose plugin is set aside: STDET_PLUGINS" in done.stderr
 
 
+def test_another_name_that_two_formats_claim_belongs_to_neither(tmp_path: Path, config: Path) -> None:
+    for distribution in ("acme-one", "acme-two"):
+        module = distribution.replace("-", "_")
+        facts = "from stdet.interfaces.dataset import ReaderFacts\nF = ReaderFacts(aliases=('pictures',))\n"
+        call = f"register('{distribution}-x', 'a:b', 's', facts='{module}:F')\n"
+        site(tmp_path, distribution, HEAD + HOOK.replace("schedulers", "datasets") + call + facts)
+    done = stdet(tmp_path, "config", "check", str(config), "dataset.dataset_name=pictures")
+    assert done.returncode == 2
+    assert "'pictures' is another name of several formats: acme-one-x, acme-two-x" in done.stderr
+
+
 # --- plugins that can only be left out -------------------------------------------------------------------------------
 
 

@@ -7,25 +7,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PLUGIN = '''\
 """What acme adds to stdet."""
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stdet.interfaces.dataset import DatasetRequest, DetectionDataset
+from stdet.interfaces.dataset import DatasetRequest, DetectionDataset, ReaderFacts
 from stdet.interfaces.detector import Candidates, Detector, Targets
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.scheduler import ScheduleLength, Scheduler
-from stdet.interfaces.transform import Transform, TransformContext
+from stdet.interfaces.target import Benchmarking, TargetFacts
+from stdet.interfaces.transform import RecipeOptions, Transform, TransformContext
 from stdet.plugins import hookimpl
-from stdet.plugins.hookspecs import Register, RegisterModel
-from stdet.structures import DetectorSpec, Preprocess, Sample
+from stdet.plugins.hookspecs import Register, RegisterDataset, RegisterModel, RegisterTarget
+from stdet.structures import Annotation, DetectorSpec, Preprocess, Sample
 
-STDET_API_VERSION = 1
+STDET_API_VERSION = 2
 
 
 @hookimpl
@@ -36,6 +41,55 @@ def stdet_register_models(register: RegisterModel) -> None:
 @hookimpl
 def stdet_register_schedulers(register: Register) -> None:
     register("acme_flat", "acme:Flat", "the same rate", options="acme:FlatOptions")
+
+
+@hookimpl
+def stdet_register_transforms(register: Register) -> None:
+    register("acme_same", "acme:Same", "the image as it is", options="acme:SameOptions")
+
+
+@hookimpl
+def stdet_register_datasets(register: RegisterDataset) -> None:
+    register("acme_noise", "acme:Noise", "noise without a file", facts="acme:NOISE")
+
+
+@hookimpl
+def stdet_register_targets(register: RegisterTarget) -> None:
+    register("acme_board", "acme_board:Board", "a board", facts="acme:BOARD")
+
+
+class NoiseOptions(Options):
+    count: int = Field(4, gt=0, description="images a split")
+
+
+class AcmeBenchmarking(Benchmarking):
+    clock_mhz: int = Field(100, gt=0, description="of the core")
+
+
+NOISE = ReaderFacts(options=NoiseOptions, needs=())
+BOARD = TargetFacts(sections={"benchmarking": AcmeBenchmarking}, backends=("formula",), default_backends=("formula",))
+
+
+class Noise(DetectionDataset):
+    def __init__(self, request: DatasetRequest) -> None:
+        assert isinstance(request.options, NoiseOptions)
+        self.class_names = request.class_names or ("thing",)
+        self.count = request.options.count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def annotation(self, index: int) -> Annotation:
+        nothing = np.zeros(0, np.int64)
+        boxes = np.zeros((0, 4), np.float32)
+        return Annotation(index, None, 64, 64, boxes, nothing, nothing.astype(bool), nothing.astype(np.float32))
+
+    def read_image(self, index: int) -> npt.NDArray[np.uint8]:
+        return np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+class SameOptions(RecipeOptions):
+    flip: bool = Field(False, description="does nothing")
 
 
 class FlatOptions(Options):
@@ -108,10 +162,15 @@ SLIPS = {
         'return {"total": raw[0].square().mean()',
         'return {"total", raw[0].square().mean()',
     ),
+    "facts that are no text": ('facts="acme:NOISE"', "facts=NOISE"),
+    "options where facts are wanted": ('facts="acme:BOARD"', 'options="acme:BOARD"'),
+    "sections that are no classes": ('{"benchmarking": AcmeBenchmarking}', '{"benchmarking": 7}'),
+    "a dataset without a length": ("def __len__(self) -> int", "def __len__(self) -> str"),
     "a schedule whose steps are texts": ("step: int, base_lr", "step: str, base_lr"),
 }
 
 
+@pytest.mark.timeout(900)
 def test_a_plugin_is_fine_under_strict_checking_and_the_slips_of_its_author_are_found(
     install: Any, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from stdet.errors import PluginError
 from stdet.interfaces.dataset import DatasetWriter, WrittenSplit
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.heads import HEADS, HeadForm
 from stdet.interfaces.registered import fault_of
 from stdet.known import known
 from stdet.registry import KINDS, Catalogue, Entry
@@ -140,6 +141,8 @@ class AbstractWriter(DatasetWriter):
             "training_options is the class Counter",
         ),
         ("family", dataclasses.replace(FAMILY, model_type="a/b"), "model_type is 'a/b'"),
+        ("family", dataclasses.replace(FAMILY, heads=("yolox",)), "heads hold something of type str"),
+        ("family", dataclasses.replace(FAMILY, heads=7), "heads hold something of type int"),
     ],
 )
 def test_what_a_string_names_is_told_from_what_is_wanted(role: str, found: object, wanted: str) -> None:
@@ -195,3 +198,34 @@ def test_a_model_type_that_nobody_has_is_none_and_one_of_ours_says_where_to_get_
     with pytest.raises(PluginError, match="model_type `ssd` is provided by stdet-models-ssd") as caught:
         Catalogue([]).family_of_type("ssd")
     assert caught.value.hint == "pip install stdet-models-ssd"
+
+
+def with_heads(monkeypatch: pytest.MonkeyPatch, module: str, *heads: str) -> None:
+    planted = ModuleType(module)
+    forms = tuple(HeadForm(head, "collections:OrderedDict", "outputs of acme", Preprocess(32, 32)) for head in heads)
+    planted.FAMILY = dataclasses.replace(FAMILY, model_type=module, heads=forms)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module, planted)
+
+
+def test_a_head_that_two_claim_belongs_to_neither_and_cores_stay_cores(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_heads(monkeypatch, "planted_acme", "twice", "acme_own", "yolox")
+    with_heads(monkeypatch, "planted_bcme", "twice")
+    models = [entry(d, kind="models", family=f"planted_{d}:FAMILY", distribution=f"{d}-nets") for d in ("acme", "bcme")]
+    catalogue = Catalogue(models)
+    with caplog.at_level(logging.WARNING):
+        assert set(catalogue.heads()) == {"acme_own", *(form.name for form in HEADS)}
+    assert "head `twice` is claimed by acme-nets and bcme-nets" in caplog.text
+    assert "head `yolox` of acme-nets is left out" in caplog.text
+    assert catalogue.heads()["yolox"] in HEADS
+    assert type(catalogue.decoder("acme_own", {})) is OrderedDict
+
+
+def test_a_head_that_can_not_be_imported_names_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_heads(monkeypatch, "planted_acme", "acme_own")
+    form = sys.modules["planted_acme"].FAMILY.heads[0]
+    object.__setattr__(form, "target", "acme_nowhere:Head")
+    catalogue = Catalogue([entry("net", kind="models", family="planted_acme:FAMILY", distribution="acme-nets")])
+    with pytest.raises(PluginError, match=r"acme-nets 1\.0 registers head `acme_own` as `acme_nowhere:Head`"):
+        catalogue.decoder("acme_own", None)

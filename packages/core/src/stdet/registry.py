@@ -247,10 +247,7 @@ class Catalogue:
 
     def heads(self) -> dict[str, Any]:
         """Every way to read outputs that `model.head` may name: core's and those of installed families."""
-        from stdet.interfaces.heads import HEADS
-
-        brought = (head for family, _ in self._sound_families for head in family.heads)
-        return {head.name: head for head in (*brought, *HEADS)}
+        return {name: form for name, (form, _) in self._heads.items()}
 
     def decoder(self, head: str, spec: Any) -> Any:
         """What reads outputs of the form `head`.
@@ -258,11 +255,36 @@ class Catalogue:
         Raises:
             PluginError: nobody knows it, or it can't be imported.
         """
-        form = self.heads().get(head)
-        if form is None:
-            known = ", ".join(sorted(self.heads()))
+        if head not in self._heads:
+            known = ", ".join(sorted(self._heads))
             raise PluginError(f"no installed package reads the head `{head}`", f"known are {known}")
-        return _resolve(Entry("models", head, form.target, form.summary, "stdet-core", ""), "target", form.target)(spec)
+        form, entry = self._heads[head]
+        return _resolve(entry, "target", form.target)(spec)
+
+    @functools.cached_property
+    def _heads(self) -> dict[str, tuple[Any, Entry]]:
+        """The heads with who brought them. One that two distributions claim belongs to neither, core's are core's; what
+        is left out is warned of."""
+        from stdet.interfaces.heads import HEADS
+
+        claims: dict[str, dict[str, tuple[Any, Entry]]] = defaultdict(dict)
+        for family, (owner, *_) in self._sound_families:
+            for form in family.heads:
+                entry = Entry("heads", form.name, form.target, form.summary, owner.distribution, owner.version)
+                claims[form.name][owner.distribution] = (form, entry)
+        found = {}
+        for name, brought in claims.items():
+            if len(brought) > 1:
+                log.warning("head `%s` is claimed by %s, so it belongs to neither", name, " and ".join(sorted(brought)))
+            else:
+                found[name] = next(iter(brought.values()))
+        for form in HEADS:
+            if form.name in claims:
+                log.warning(
+                    "head `%s` of %s is left out: core has it", form.name, " and ".join(sorted(claims[form.name]))
+                )
+            found[form.name] = (form, Entry("heads", form.name, form.target, form.summary, "stdet-core", ""))
+        return found
 
     def model_of(self, family: Any) -> str:
         """A model of `family`: any of them can read the outputs of the others."""

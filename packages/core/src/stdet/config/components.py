@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from stdet.config.rules import SPLIT_KEYS, Catalogue
-from stdet.errors import StdetError, UnavailableError
+from stdet.errors import PluginError, StdetError, UnavailableError
 from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.target import TargetFacts
@@ -133,13 +133,18 @@ class Chooser:
         names = self._catalogue.names("datasets")
         if str(given) in names:
             return str(given)
-        for name in names:
-            try:
-                if given in self._catalogue.reader(name).aliases:
-                    return name
-            except StdetError:
-                continue  # a broken plugin is reported by the commands that need it
-        return str(given)
+        called = [name for name in names if given in self._aliases(name)]
+        if len(called) > 1:
+            text = f"{given!r} is another name of several formats: {', '.join(called)}"
+            self._problem("dataset.dataset_name", PluginError(text, "write the one you mean"))
+        return called[0] if called else str(given)
+
+    def _aliases(self, reader: str) -> tuple[str, ...]:
+        """Other names of a format; a broken plugin has none, and is reported by the commands that need it."""
+        try:
+            return self._catalogue.reader(reader).aliases
+        except StdetError:
+            return ()
 
     def _reads_data(self) -> bool:
         """Whether annotated images are read for sure; a folder of images needs no reader."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from stdet.interfaces.dataset import DatasetWriter, ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
+from stdet.interfaces.heads import HeadForm
 from stdet.interfaces.target import NEUTRAL, TargetFacts
 from stdet.interfaces.transform import RecipeOptions
 
@@ -65,6 +66,9 @@ def _family(found: Any) -> str:
     for role in ("model_options", "training_options"):
         if fault := _options(getattr(found, role)):
             return f"whose {role} {fault.removeprefix('which ')}"
+    for head in found.heads if isinstance(found.heads, tuple) else (found.heads,):
+        if not isinstance(head, HeadForm):
+            return f"whose heads hold something of type {type(head).__name__}; wanted is a tuple of {_name(HeadForm)}"
     return ""
 
 
