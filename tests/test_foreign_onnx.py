@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from stdet import api
-from stdet.errors import ArtifactError, ConfigError, ModelError
+from stdet.errors import ArtifactError, ConfigError, ModelError, StdetError
 from stdet.export.metadata import read_spec
 from stdet.interfaces.reporter import SilentReporter
 
@@ -275,3 +275,22 @@ def test_the_int8_form_says_the_classes_and_preprocessing_that_the_config_said(c
 def test_a_head_that_means_nothing_is_refused(config: Path, mode: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         api.load_config(config, overrides, mode)
+
+
+@pytest.mark.parametrize("mode", ["evaluation", "quantization", "prediction", "benchmarking"])
+def test_a_graph_that_loads_and_cannot_be_run_is_the_files_fault(config: Path, mode: str) -> None:
+    """A shape that only the pixels tell: no check without running it can see that it doesn't fit."""
+    model = network()
+    sides = [node("ReduceMax", ["image"], ["top"], keepdims=0), node("Cast", ["top"], ["side"], to=TensorProto.INT64)]
+    unfit = [
+        node("Add", ["side", "prime"], ["odd"]),
+        node("Reshape", ["odd", "one"], ["wanted"]),
+        node("Reshape", ["z", "wanted"], ["f"], "unfit"),
+    ]
+    kept = [n for n in model.graph.node if n.name != "flatten"]
+    del model.graph.node[:]
+    model.graph.node.extend([*kept[:-1], *sides, *unfit, kept[-1]])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(7), "prime"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
+    with pytest.raises(StdetError, match=r"can't be run|not static"):
+        run(config, model, mode)

@@ -24,6 +24,7 @@ from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
+from stdet_deploy_stm32.onnx_graph.session import running
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.section import GeneralQuantization
 
@@ -47,7 +48,8 @@ class Stm32Target(DeployTarget):
     ) -> QuantizationResult:
         """See `quantize.modes`; the form is the same for all boards."""
         assert isinstance(config, GeneralQuantization)
-        return run_mode(Job(model, output, calibration, config, progress, evaluator))
+        with running(model):
+            return run_mode(Job(model, output, calibration, config, progress, evaluator))
 
     def assess(self, model: Path) -> BenchReport:
         """As the backend `estimate`."""
@@ -64,7 +66,8 @@ class Stm32Target(DeployTarget):
         known = self._backends()
         if backend not in known:
             raise StdetError(f"target {self.name} has no bench backend `{backend}`", f"available: {', '.join(known)}")
-        return known[backend](model, progress)
+        with running(model):
+            return known[backend](model, progress)
 
     def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
         """See `firmware.folder`; the C code is the same for all boards."""

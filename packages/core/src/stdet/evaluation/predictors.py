@@ -153,7 +153,13 @@ class OnnxPredictor:
     def _run(self, values: np.ndarray) -> list[np.ndarray]:
         border = self._borders.get(self._input.name)
         fed = border.quantize(values) if border else values
-        found = self._session.run(self._outputs, {self._input.name: fed})
+        try:
+            found = self._session.run(self._outputs, {self._input.name: fed})
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise ArtifactError(
+                f"{self._path} can't be run on an image of {list(fed.shape)}: {error}",
+                "the model itself is broken for that image: look at the node that is named, and export it again",
+            ) from error
         return [
             self._borders[name].dequantize(value) if name in self._borders else value
             for name, value in zip(self._outputs, found, strict=True)

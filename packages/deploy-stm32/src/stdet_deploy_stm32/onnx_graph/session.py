@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,23 @@ def new_session(model: Path | bytes, threads: int = THREADS, optimize: bool = Tr
         raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error
     return_memory()  # of the file as it was parsed
     return session
+
+
+@contextmanager
+def running(model: Path) -> Iterator[None]:
+    """What onnxruntime raises while `model` is worked on is that model's fault, not ours.
+
+    Raises:
+        ArtifactError: onnxruntime refused a graph or failed on it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):  # its exceptions share no public base class
+            raise
+        raise ArtifactError(
+            f"{model} can't be run: {error}", "look at the node that is named, and export the model again"
+        ) from error
 
 
 def random_inputs(session: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
