@@ -234,6 +234,20 @@ def test_curves_come_with_each_evaluation_and_what_the_config_asks_of_the_loop_i
     assert [type(callback) for callback in made] == [ClipGradNorm, EarlyStopping, TimeBudget]
 
 
+def test_synchronized_batch_norm_is_refused_where_there_is_none(data: Path) -> None:
+    (data / "config.yaml").write_text(
+        f"operation_mode: training\nmodel: {{ model_name: {SSD}, input_shape: [3, 96, 96] }}\n"
+    )
+    given = [
+        f"hydra.run.dir={data / 'run'}",
+        *paths(data, "coco"),
+        "training.device=cpu",
+        "training.sync_batch_norm=True",
+    ]
+    with pytest.raises(StdetError, match="sync_batch_norm works on CUDA devices only"):
+        api.run(api.load_config(data / "config.yaml", given), SilentReporter())
+
+
 def test_a_time_budget_has_a_unit(data: Path) -> None:
     (data / "config.yaml").write_text(f"operation_mode: training\nmodel: {{ model_name: {SSD} }}\n")
     with pytest.raises(StdetError, match=r"training\.time_budget"):
