@@ -56,14 +56,24 @@ def _run(config: Path, overrides: list[str] | None, mode: str | None, as_json: b
 
 @app.command()
 def run(
-    config: ConfigFile,
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML config file")] = None,
     overrides: Overrides = None,
     time_budget: TimeBudget = None,
+    config_path: Annotated[
+        Path | None, typer.Option("--config-path", help="folder of the config, as the reference's command takes it")
+    ] = None,
+    config_name: Annotated[
+        str | None, typer.Option("--config-name", help="its name in that folder, with or without .yaml")
+    ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Do what operation_mode in CONFIG says."""
-    _run(config, _budget(overrides, time_budget), None, as_json, verbose)
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        path, given = api.named_config(config, overrides or (), config_path, config_name)
+        ui.result(api.run(api.load_config(path, _budget(given, time_budget)), ui.reporter))
 
 
 @app.command()

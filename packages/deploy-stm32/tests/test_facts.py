@@ -11,6 +11,7 @@ from stdet.interfaces.target import QuantizationNeeds, TargetRequest, TargetSect
 from stdet.modes import MODES
 from stdet_deploy_stm32.facts import STM32
 from stdet_deploy_stm32.quantize.section import Quantization
+from stdet_deploy_stm32.sections import Evaluation, Tools
 
 
 def mistakes(
@@ -67,3 +68,14 @@ def test_each_mode_says_what_quantizing_takes() -> None:
     assert needs(operating_mode="full_auto") == QuantizationNeeds(scorer=True)
     mapped = needs(operating_mode="inspection", iterative_quant_parameters={"inspection_map": 3})
     assert mapped == QuantizationNeeds(scorer=True, evaluation_images=True)
+
+
+def test_what_the_references_examples_carry_for_boards_and_tools_is_accepted_and_said_to_do_nothing() -> None:
+    given = TargetSections(
+        evaluation=Evaluation(profile="profile_O3", input_type="uint8"), tools=Tools(path_to_cubeIDE="C:/ST/CubeIDE")
+    )
+    said = list(STM32.idle(TargetRequest(MODES["evaluation"], given)))
+    assert [s.split(":")[0] for s in said] == ["evaluation.profile, input_type", "tools.path_to_cubeIDE"]
+    assert not list(
+        STM32.idle(TargetRequest(MODES["evaluation"], TargetSections(evaluation=Evaluation(), tools=Tools())))
+    )

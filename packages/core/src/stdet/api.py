@@ -86,6 +86,30 @@ def load_deployment(what: Path, overrides: Sequence[str] = ()) -> Config:
     return load_text("", "command line", given, _plugins()[0], operation_mode="deployment")
 
 
+def named_config(
+    path: Path | None, overrides: Sequence[str], folder: Path | None = None, name: str | None = None
+) -> tuple[Path, list[str]]:
+    """The config that a command line means, and its overrides.
+
+    Args:
+        path: the file; with `folder` or `name` it can only be the first override.
+        folder, name: as `--config-path` and `--config-name` of the reference's command; name is `user_config` by default.
+
+    Raises:
+        ConfigError: no file, or two.
+    """
+    if folder is None and name is None:
+        if path is None:
+            raise ConfigError("no config is named", "stdet run CONFIG.yaml, or --config-path DIR --config-name FILE")
+        return path, list(overrides)
+    if path is not None and "=" not in str(path) and not str(path).startswith("~"):
+        raise ConfigError(f"two configs are named: {path}, and one by --config-path or --config-name", "leave one out")
+    found = (folder or Path()) / (name or "user_config")
+    if found.suffix not in (".yaml", ".yml"):
+        found = found.with_name(f"{found.name}.yaml")
+    return found, [*([str(path)] if path is not None else []), *overrides]
+
+
 def config_document(config: Config) -> dict[str, Any]:
     """A checked config with every default filled in, JSON-able."""
     return config.document()
@@ -162,17 +186,18 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet.build import Builder
     from stdet.interfaces.reporter import SilentReporter
     from stdet.nn.distributed import from_main, is_main, process_group
+    from stdet.stages.agreement import check_agreement
     from stdet.stages.libraries import check_libraries
     from stdet.stages.run import Run
     from stdet.stages.track import trackers_of
 
     notes = [*config.notes, *check_libraries(config, config.mode.stages)]
+    builder = Builder(config, _plugins()[0])
+    check_agreement(builder)
     with process_group(config.training.device):
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
-        state = Run(
-            Builder(config, _plugins()[0]), record, reporter if is_main() else SilentReporter(), callbacks=callbacks
-        )
+        state = Run(builder, record, reporter if is_main() else SilentReporter(), callbacks=callbacks)
         with log_file(folder / "stdet.log") if is_main() else nullcontext():
             if is_main():
                 write_text(folder / "config.yaml", config_yaml(config))

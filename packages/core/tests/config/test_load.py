@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 from pydantic import Field
 
 from stdet.config import Config, ConfigProblems, load, load_text, preprocess_of, to_json_schema, to_yaml
+from stdet.config.schema import Rescaling
 from stdet.engine.schedule_options import CosineOptions, MultiStepOptions, YoloxWarmCosOptions
 from stdet.errors import ConfigError, PluginError, UnavailableError
 from stdet.interfaces.dataset import ReaderFacts
@@ -100,6 +101,7 @@ YOLOD = ModelFamily(
     strides=(8, 16, 32),
     no_aug_epochs=15,
     model_options=YolodOptions,
+    unused_preprocessing=("scale", "offset", "mean", "std"),
     optimizer_defaults={"SGD": {"momentum": 0.9, "weight_decay": 5e-4}},
     refused={"model.width_mult": "its channels are fixed"},
     weights="weights_of_the_fakes:weights.json",
@@ -116,6 +118,7 @@ SSD = ModelFamily(
     box_coding="ssd",
     strides=(16, 32),
     model_options=SsdModelOptions,
+    width_option="width_mult",
     training_options=SsdTrainingOptions,
     weights="weights_of_the_fakes:weights.json",
 )
@@ -260,7 +263,7 @@ hydra:
     assert config.training.resume_training_from is None
     assert config.hydra.run.dir == "./out/2026_01_31_12_00_05"
     preprocess = preprocess_of(config)
-    assert (preprocess.scale, preprocess.offset) == (1 / 127.5, -1)
+    assert config.preprocessing.rescaling == Rescaling(scale=1 / 127.5, offset=-1)
     assert (preprocess.resize_mode, preprocess.interpolation, preprocess.color_mode) == ("fit", "nearest", "rgb")
     assert any("preprocessing differs" in note for note in config.notes)
 
@@ -415,7 +418,7 @@ def test_a_key_given_twice_and_malformed_yaml_name_the_line() -> None:
         ("training: {trainer_name: ssd}", "trainer_name"),
         ("dataset: {format: voc, dataset_name: coco}", "mean the same"),
         ("postprocessing: {confidence_thresh: 1.5}", "confidence_thresh"),
-        ("preprocessing: {mean: [1, 2]}", "mean and std"),
+        ("model: {model_name: ssdlite_mobilenetv2_pt}\npreprocessing: {mean: [1, 2]}", "mean and std"),
     ],
 )
 def test_contradictions_are_found(text: str, message: str) -> None:
@@ -684,3 +687,78 @@ def _wrapper(block: str) -> Callable[[str], str] | None:
     if block.lstrip().startswith("multiscale_range"):
         return lambda text: base + text
     return lambda text: base + text
+
+
+GUIDE_NORMALISATION = "preprocessing: {rescaling: {scale: 1/127.5, offset: -1}, mean: [127, 127, 127], std: 128}\n"
+SSD_BASE = BASE.replace("st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv2_pt")
+
+
+def test_preprocessing_that_a_family_does_without_is_accepted_not_applied_and_said() -> None:
+    config = read(BASE + GUIDE_NORMALISATION)
+    assert preprocess_of(config) == YOLOD.preprocess
+    assert [n for n in config.notes if "do nothing" in n and "scale, offset, mean, std" in n]
+    turned = read(BASE + "preprocessing: {color_mode: rgb, mean: 127}\n")
+    assert preprocess_of(turned).color_mode == "rgb"
+    assert any("color_mode rgb (weights: bgr)" in n for n in turned.notes)
+    assert "mean" not in turned.document()["preprocessing"]
+
+
+def test_whoever_gives_a_part_of_the_normalisation_describes_all_of_it() -> None:
+    scaled = preprocess_of(read(SSD_BASE + "preprocessing: {rescaling: {scale: 1/127.5, offset: -1}}\n"))
+    assert (scaled.scale, scaled.offset, scaled.mean, scaled.std) == (1 / 127.5, -1.0, (0.0,) * 3, (1.0,) * 3)
+    shifted = preprocess_of(read(SSD_BASE + "preprocessing: {mean: [1, 2, 3]}\n"))
+    assert (shifted.scale, shifted.offset, shifted.mean, shifted.std) == (1.0, 0.0, (1.0, 2.0, 3.0), (1.0,) * 3)
+    assert preprocess_of(read(SSD_BASE)) == SSD.preprocess
+
+
+def test_the_resolved_config_shows_what_is_applied_to_a_pixel() -> None:
+    shown = read(SSD_BASE + "preprocessing: {rescaling: {offset: -1}}\n").document()["preprocessing"]
+    assert shown["rescaling"] == {"scale": 1.0, "offset": -1.0}
+    assert (shown["mean"], shown["std"]) == ([0.0] * 3, [1.0] * 3)
+    assert shown["resizing"] == {"interpolation": "bilinear", "aspect_ratio": "fit"}
+
+
+@pytest.mark.parametrize("folder", ["/tmp/x", "../x", "a/../../x"])
+@pytest.mark.parametrize("key", ["general.saved_models_dir", "quantization.export_dir"])
+def test_folders_of_a_run_stay_in_it(key: str, folder: str) -> None:
+    assert f"{key}: a folder inside the run folder" in problems(BASE, f"{key}={folder}")[0]
+    assert read(BASE, f"{key}=a/b")
+
+
+def test_a_schedule_says_before_the_training_which_epochs_change_nothing() -> None:
+    late = SSD_BASE + "training: {epochs: 300, scheduler: cosine, t_max: 100}\n"
+    assert any("the rate is 0 in the last 200 epochs" in n for n in read(late).notes)
+    assert not read(late.replace("t_max: 100", "t_max: 300")).notes
+    steps = SSD_BASE + "training: {epochs: 10, scheduler: multi-step, milestones: [5, 10]}\n"
+    assert any("milestones 10: not reached in 10 epochs" in n for n in read(steps).notes)
+
+
+def test_options_that_change_shapes_do_not_go_with_published_weights() -> None:
+    text = SSD_BASE.replace("model:\n", "model:\n  pretrained: True\n  pretrained_dataset: coco_person\n")
+    assert read(text)
+    assert "model.width_mult: is 0.5, but published weights have 1.0" in problems(text, "model.width_mult=0.5")[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("('a','b')", ("a", "b")),
+        ("( 'traffic light', \"stop sign\", )", ("traffic light", "stop sign")),
+        ("('one')", ("one",)),
+        ("[a, b]", ("a", "b")),
+    ],
+)
+def test_a_list_of_names_may_be_written_as_the_reference_writes_tuples(written: str, names: tuple[str, ...]) -> None:
+    assert read(BASE + f"  class_names: {written}\n").dataset.class_names == names
+
+
+def test_a_key_can_be_added_set_to_nothing_and_taken_away_on_the_command_line() -> None:
+    text = BASE + "  class_names: [a]\ntraining: {epochs: 7, batch_size: 3}\n"
+    assert read(text, "+training.epochs=9").training.epochs == 9
+    assert read(text, "++training.epochs=9").training.epochs == 9
+    assert read(text, "training.epochs=null").training.epochs == 300
+    assert read(text, "~training.epochs").training.epochs == 300
+    assert read(text, "~training").training.batch_size == 32
+    assert read(text, "~dataset.class_names=whatever").dataset.class_names is None
+    assert "~training.epoch: there is no such key to take away" in problems(text, "~training.epoch")[0]
+    assert "~traning: there is no such key" in problems(text, "~traning")[0]

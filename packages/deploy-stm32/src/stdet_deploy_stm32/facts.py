@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from stdet.errors import QuantizationError
 from stdet.interfaces import target
 from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest
+from stdet_deploy_stm32 import sections
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.options import mistakes, read
 from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization
@@ -72,27 +73,37 @@ def _mistake(error: QuantizationError) -> Mistake:
     return Mistake(key if key.startswith("quantization.") else "quantization", error.message, error.hint)
 
 
+def _idle(request: TargetRequest) -> Iterator[str]:
+    for name in ("evaluation", "prediction"):
+        section = getattr(request.sections, name)
+        given = [key for key in type(section).model_fields if key != "target" and getattr(section, key) is not None]
+        if given:
+            yield f"{name}.{', '.join(given)}: for a model on a board; nothing follows with target {section.target}"
+    tools = request.sections.tools
+    given = [key for key in type(tools).model_fields if getattr(tools, key) is not None]
+    if given:
+        yield f"tools.{', '.join(given)}: nothing in this run drives ST's tools"
+
+
 _TENSORFLOW = "it belongs to the TensorFlow flow, and this one is PyTorch only"
-_NO_TOOL = "this version drives no ST tool; `stdet bench` measures on the host and estimates"
 _NO_FIRMWARE = "building firmware is not in this version"
 
 STM32 = TargetFacts(
-    sections={"quantization": Quantization},
+    sections={
+        "quantization": Quantization,
+        "evaluation": sections.Evaluation,
+        "prediction": sections.Prediction,
+        "tools": sections.Tools,
+    },
     backends=("host", "estimate", "emulator"),
     default_backends=("host", "estimate"),
     needs=_needs,
     check=_check,
+    idle=_idle,
     refused={
         "quantization.optimize": _TENSORFLOW,
         "quantization.iterative_quant_parameters.inspection_split": "use inspection_images, a number",
         "quantization.iterative_quant_parameters.accuracy_tolerance": "use quantization.max_drop, in points",
-        "tools.stedgeai": _NO_TOOL,
-        "tools.path_to_cubeIDE": _NO_TOOL,
-        **{
-            f"{section}.{key}": _NO_TOOL
-            for section in ("evaluation", "prediction")
-            for key in ("profile", "input_type", "output_type", "input_chpos", "output_chpos")
-        },
         **{
             f"deployment.{key}": _NO_FIRMWARE
             for key in ("c_project_path", "IDE", "verbosity", "hardware_setup", "build_conf")

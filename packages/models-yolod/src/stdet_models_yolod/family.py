@@ -23,6 +23,7 @@ ST_YOLOD = ModelFamily(
     model_type="st_yolod",
     trainer_name="yolod",
     preprocess=Preprocess(640, 640, resize_mode="letterbox", pad_value=114, color_mode="bgr"),
+    unused_preprocessing=("scale", "offset", "mean", "std"),  # the networks take pixels, 0..255
     augmentation="yolox",
     scheduler="yoloxwarmcos",
     ema=True,

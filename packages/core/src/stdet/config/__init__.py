@@ -1,6 +1,14 @@
 """Config files: YAML in, a checked `Config` out, with every mistake reported at once."""
 
-from stdet.config.checked import Config, Contributed, merge_preprocess, preprocess_of, to_yaml
+from stdet.config.checked import (
+    Config,
+    Contributed,
+    given_preprocess,
+    merge_preprocess,
+    preprocess_of,
+    to_yaml,
+    unlike_published,
+)
 from stdet.config.json_schema import to_json_schema
 from stdet.config.load import load, load_text
 from stdet.config.problems import ConfigProblems, Problem
@@ -12,10 +20,12 @@ __all__ = [
     "ConfigProblems",
     "Contributed",
     "Problem",
+    "given_preprocess",
     "load",
     "load_text",
     "merge_preprocess",
     "preprocess_of",
     "to_json_schema",
     "to_yaml",
+    "unlike_published",
 ]

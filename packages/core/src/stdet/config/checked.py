@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -39,6 +40,7 @@ class Config:
         family: of the model, None for somebody else's ONNX without `model.model_type`.
         reader: facts of `dataset.dataset_name`; None where no data set is read and the reader isn't installed.
         target: facts of `benchmarking.board`, likewise.
+        places: dotted key to `file:line` or `command line`, of every key that was given.
         notes: keys that are there but do nothing with this choice of components, each in a sentence.
     """
 
@@ -62,6 +64,7 @@ class Config:
     reader: ReaderFacts | None = None
     target: TargetFacts | None = None
     notes: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def target_sections(self) -> TargetSections:
@@ -92,11 +95,26 @@ class Config:
         ):
             for part in parts:
                 out[section] |= part.model_dump(mode="json", exclude_none=True)
+        if self.family is not None and (self.model.model_path is None or self.mode.trains):
+            out["preprocessing"] = _applied(preprocess_of(self), self.family.unused_preprocessing)
         if self.general.global_seed is None:
             out["general"]["global_seed"] = None  # None means something here: not seeded
         if self.general.logger is None:
             out["general"]["logger"] = None
         return {name: value for name, value in out.items() if value}
+
+
+def _applied(p: Preprocess, unused: Collection[str]) -> dict[str, Any]:
+    """A `preprocessing` section that says all that is done to a pixel."""
+    rescaling = {name: getattr(p, name) for name in ("scale", "offset") if name not in unused}
+    channels = {name: list(getattr(p, name)) for name in ("mean", "std") if name not in unused}
+    return {
+        **({"rescaling": rescaling} if rescaling else {}),
+        "resizing": {"interpolation": p.interpolation, "aspect_ratio": p.resize_mode},
+        "color_mode": p.color_mode,
+        **channels,
+        "pad_value": p.pad_value,
+    }
 
 
 def missing_keys(section: sections.Dataset, reader: ReaderFacts, split: str) -> list[str]:
@@ -126,18 +144,35 @@ def preprocess_of(config: Config) -> Preprocess:
     """
     if config.family is None:
         raise ConfigError("the config names no model", "set model.model_name or model.model_type")
-    return merge_preprocess(config.family.preprocess, config.model, config.preprocessing)
+    return merge_preprocess(
+        config.family.preprocess, config.model, config.preprocessing, config.family.unused_preprocessing
+    )
 
 
-def merge_preprocess(base: Preprocess, model: sections.Model, section: sections.Preprocessing) -> Preprocess:
-    """What the sections say, over `base` where they are silent."""
+NORMALISATION: dict[str, Any] = {"scale": 1.0, "offset": 0.0, "mean": (0.0,), "std": (1.0,)}
+"""Fields of `Preprocess` that together make a pixel the network's input, and the values that change nothing."""
+
+
+def merge_preprocess(
+    base: Preprocess, model: sections.Model, section: sections.Preprocessing, unused: Collection[str] = ()
+) -> Preprocess:
+    """What a `preprocessing` section says, over `base`.
+
+    Whoever gives one of scale, offset, mean and std describes the whole normalisation: the others become neutral.
+
+    Args:
+        base: what counts where the section is silent.
+        unused: fields that the model does without; those keys aren't applied.
+
+    Raises:
+        ValueError: mean or std don't fit the number of channels.
+    """
     color_mode = section.color_mode or base.color_mode
     channels = COLOR_CHANNELS[color_mode]
-
-    def per_channel(given: tuple[float, ...] | None, default: tuple[float, ...]) -> tuple[float, ...]:
-        values = given or default
-        return _fit(values, channels)
-
+    given = {name: getattr(section.rescaling, name) for name in ("scale", "offset")}
+    given |= {"mean": section.mean, "std": section.std}
+    given = {name: value for name, value in given.items() if value is not None and name not in unused}
+    whole = (NORMALISATION if given else {name: getattr(base, name) for name in NORMALISATION}) | given
     resize_mode = section.resizing.aspect_ratio or base.resize_mode
     return dataclasses.replace(
         base,
@@ -147,11 +182,37 @@ def merge_preprocess(base: Preprocess, model: sections.Model, section: sections.
         interpolation=section.resizing.interpolation or base.interpolation,
         pad_value=base.pad_value if section.pad_value is None else section.pad_value,
         color_mode=color_mode,
-        scale=base.scale if section.rescaling.scale is None else section.rescaling.scale,
-        offset=base.offset if section.rescaling.offset is None else section.rescaling.offset,
-        mean=per_channel(section.mean, base.mean),
-        std=per_channel(section.std, base.std),
+        scale=whole["scale"],
+        offset=whole["offset"],
+        mean=_fit(whole["mean"], channels),
+        std=_fit(whole["std"], channels),
     )
+
+
+def unlike_published(family: ModelFamily, mine: Preprocess) -> str:
+    """A sentence on what published weights of the family don't expect; empty when there is nothing."""
+    theirs = family.preprocess
+    names = ("resize_mode", "interpolation", "color_mode", *NORMALISATION)
+    other = [
+        f"{n} {getattr(mine, n)} (weights: {getattr(theirs, n)})"
+        for n in names
+        if getattr(mine, n) != getattr(theirs, n)
+    ]
+    start = f"preprocessing differs from what published {family.model_type} weights expect: "
+    return start + ", ".join(other) if other else ""
+
+
+def given_preprocess(config: Config) -> tuple[str, ...]:
+    """The fields of `Preprocess` that a config itself sets and that are applied."""
+    section, unused = config.preprocessing, config.family.unused_preprocessing if config.family else ()
+    names = [n for n in ("color_mode", "mean", "std", "pad_value") if getattr(section, n) is not None]
+    names += [n for n in ("scale", "offset") if getattr(section.rescaling, n) is not None]
+    if section.resizing.interpolation is not None:
+        names.append("interpolation")
+    if section.resizing.aspect_ratio is not None:
+        names.append("resize_mode")
+    names += ["height", "width"] if config.model.input_shape else []
+    return tuple(name for name in names if name not in unused)
 
 
 def _fit(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

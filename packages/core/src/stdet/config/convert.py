@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,6 +25,8 @@ def _convert(annotation: Any, value: Any) -> Any:
     nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
     if isinstance(value, dict) and nested:
         return convert(nested[0], value)
+    if _is_names(annotation) and isinstance(value, str):
+        return _names(value)
     if kinds & {str, Path, Any} or Literal in kinds:
         return value
     if isinstance(value, list):
@@ -34,6 +37,23 @@ def _convert(annotation: Any, value: Any) -> Any:
 def _number(value: Any) -> Any:
     parsed = parse_number(value) if isinstance(value, str) else None
     return value if parsed is None else parsed
+
+
+def _is_names(annotation: Any) -> bool:
+    """Whether a field is a list of texts."""
+    parts = (annotation, *get_args(annotation))
+    return any(get_origin(part) is tuple and set(get_args(part)) == {str, ...} for part in parts)
+
+
+_TUPLE = re.compile(r"""\(\s*(?:'[^']*'|"[^"]*")(?:\s*,\s*(?:'[^']*'|"[^"]*"))*\s*,?\s*\)""")
+_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)["]""")
+
+
+def _names(text: str) -> Any:
+    """The names in `('a', 'b')`, as the reference's examples write a list; other texts as they are."""
+    if not _TUPLE.fullmatch(text.strip()):
+        return text
+    return [one or other for one, other in _QUOTED.findall(text)]
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -124,6 +124,7 @@ class _Checker:
             reader=chosen.reader,
             target=chosen.target,
             notes=tuple(self._notes),
+            places=dict(self._source.places),
         )
 
     def _component_problem(self, key: str, error: StdetError) -> None:

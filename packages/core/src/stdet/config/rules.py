@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stdet.config import schema as sections
-from stdet.config.checked import evaluation_split, merge_preprocess, missing_keys
+from stdet.config.checked import evaluation_split, merge_preprocess, missing_keys, unlike_published
 from stdet.config.problems import in_one_line, nearest
 from stdet.errors import StdetError
 from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.heads import HeadForm
 from stdet.interfaces.published import IMAGENET, choose_weights
+from stdet.interfaces.scheduler import ScheduleOptions
 from stdet.interfaces.target import NEUTRAL, QuantizationNeeds, TargetFacts, TargetRequest, TargetSections
 from stdet.interfaces.transform import RecipeOptions
 from stdet.modes import DATA, Mode
-from stdet.structures import COLOR_CHANNELS, Preprocess
+from stdet.structures import COLOR_CHANNELS
 
 SPLIT_KEYS = ("train_split", "val_split", "test_split")
 
@@ -93,11 +94,14 @@ class Rules:
                     ", ".join(facts.backends) or "none",
                     nearest(backend, facts.backends),
                 )
+        trained = self.built["training"].quantization_aware if self.mode.trains else None
+        sections = TargetSections(**{name: self.built[name] for name in NEUTRAL})
+        request = TargetRequest(self.mode, sections, self.built["model"].model_path, trained)
         if self.mode.uses_target:
-            trained = self.built["training"].quantization_aware if self.mode.trains else None
-            sections = TargetSections(**{name: self.built[name] for name in NEUTRAL})
-            for mistake in facts.check(TargetRequest(self.mode, sections, self.built["model"].model_path, trained)):
+            for mistake in facts.check(request):
                 self.problem(mistake.key, mistake.message, mistake.allowed)
+        for sentence in facts.idle(request):
+            self.note(sentence)
 
     def _augmentation(self) -> None:
         recipe, given = self.contributed.get("augmentation"), self.given.get("dataset") or {}
@@ -136,7 +140,7 @@ class Rules:
         if model.input_shape is not None:
             self._size(family, model.input_shape, preprocessing.color_mode or family.preprocess.color_mode)
         try:
-            self._note_preprocess(family, merge_preprocess(family.preprocess, model, preprocessing))
+            self._note_preprocess(family, model, preprocessing)
         except ValueError as error:
             self.problem("preprocessing", str(error))
 
@@ -159,6 +163,13 @@ class Rules:
         elif model.model_path is None and model.model_name is not None:
             shape = model.pretrained_input_shape
             width = model.input_shape[2] if model.input_shape else family.preprocess.width
+            if name := family.width_option:
+                own, published = (
+                    getattr(self.contributed["model"], name),
+                    family.model_options.model_fields[name].default,
+                )
+                if own != published:
+                    self.problem(f"model.{name}", f"is {own}, but published weights have {published}")
             try:
                 choose_weights(family, model.model_name, model.pretrained_dataset, shape[2] if shape else None, width)
             except StdetError as error:
@@ -175,19 +186,19 @@ class Rules:
             rule = f"multiples of {family.size_multiple}, at least {family.min_size}"
             self.problem("model.input_shape", f"found height {size[0]}, width {size[1]}", rule)
 
-    def _note_preprocess(self, family: ModelFamily, mine: Preprocess) -> None:
-        """Published weights and another preprocessing: honoured, but said."""
-        theirs = family.preprocess
-        names = ("resize_mode", "interpolation", "color_mode", "scale", "offset", "mean", "std")
-        other = [
-            f"{n} {getattr(mine, n)} (weights: {getattr(theirs, n)})"
-            for n in names
-            if getattr(mine, n) != getattr(theirs, n)
-        ]
-        if other:
+    def _note_preprocess(self, family: ModelFamily, model: sections.Model, section: sections.Preprocessing) -> None:
+        """What the family does without, and what published weights don't expect: said."""
+        given = {"mean": section.mean, "std": section.std, "scale": section.rescaling.scale}
+        given["offset"] = section.rescaling.offset
+        idle = [name for name in family.unused_preprocessing if given.get(name) is not None]
+        if idle:
             self.note(
-                f"preprocessing differs from what published {family.model_type} weights expect: {', '.join(other)}"
+                f"preprocessing: {family.model_type} networks take pixels as they are; "
+                f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing"
             )
+        mine = merge_preprocess(family.preprocess, model, section, family.unused_preprocessing)
+        if other := unlike_published(family, mine):
+            self.note(other)
 
     def _training(self) -> None:
         family, training = self.family, self.built["training"]
@@ -195,6 +206,10 @@ class Rules:
             self.problem("training.trainer_name", f"found {training.trainer_name!r}", family.trainer_name)
         if training.no_aug_epochs is not None and training.no_aug_epochs > training.epochs:
             self.problem("training.no_aug_epochs", f"{training.no_aug_epochs} is more than epochs ({training.epochs})")
+        schedule = self.contributed.get("scheduler")
+        if self.mode.trains and isinstance(schedule, ScheduleOptions):
+            for sentence in schedule.notes(training.epochs):
+                self.note(sentence)
         if training.start_epoch and not training.resume_training_from:
             self.problem("training.start_epoch", "has a meaning only with resume_training_from")
         if training.start_epoch is not None and training.start_epoch >= training.epochs:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from stdet.config.optimizers import Optimizer
-from stdet.interfaces.family import Options
+from stdet.interfaces.family import InsideRun, Options
 from stdet.interfaces.target import NEUTRAL
 from stdet.structures import ColorMode, Interpolation
 
@@ -36,7 +36,9 @@ class Section(Options):
 
 class General(Section):
     project_name: str = Field("stdet", description="experiment name for MLflow")
-    saved_models_dir: str = Field("saved_models", description="folder for checkpoints and ONNX, inside the run folder")
+    saved_models_dir: InsideRun = Field(
+        "saved_models", description="folder for checkpoints and ONNX, inside the run folder"
+    )
     logger: Literal["tensorboard"] | None = Field("tensorboard", description="where curves go; None writes none")
     global_seed: int | None = Field(
         123, ge=0, description="seed of Python's, NumPy's and torch's generators; None leaves them unseeded"
@@ -183,6 +185,7 @@ class Postprocessing(Section):
     )
     NMS_thresh: Share = Field(0.65, description="IoU above which the weaker of two boxes of a class is dropped")
     IoU_eval_thresh: float = Field(0.5, gt=0, le=1, description="IoU of the additional average precision")
+    plot_metrics: bool = Field(True, description="draw pictures and precision-recall curves of an evaluation")
     max_detection_boxes: Positive | None = Field(None, description="most detections an image; default: no limit")
 
 
@@ -241,7 +244,6 @@ REFUSED = {
     "dataset.download_data": "nothing is downloaded; give the paths",
     "preprocessing.normalization": "use mean and std",
     "postprocessing.yolo_anchors": "these models have no such anchors",
-    "postprocessing.plot_metrics": "every evaluation writes its pictures and its report into the run folder",
     "training.dropout": _TENSORFLOW,
     "training.frozen_layers": _TENSORFLOW,
     "training.callbacks": _TENSORFLOW,

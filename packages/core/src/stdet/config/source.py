@@ -116,8 +116,11 @@ class _Builder:
 
 
 def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems: list[Problem]) -> None:
-    """Set one `a.b=value` of the command line."""
-    key, equals, text = override.partition("=")
+    """One override of the command line: `a.b=value` or `+a.b=value` sets a key, `~a.b` takes it away."""
+    if override.startswith("~"):
+        _take_away(override[1:], tree, places, problems)
+        return
+    key, equals, text = override.removeprefix("++").removeprefix("+").partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         problems.append(Problem(COMMAND_LINE, override, "an override is written key=value, such as training.epochs=3"))
@@ -134,6 +137,21 @@ def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems
         section = section[part]
     section[parts[-1]] = value
     places[".".join(parts)] = COMMAND_LINE
+
+
+def _take_away(key: str, tree: dict[str, Any], places: dict[str, str], problems: list[Problem]) -> None:
+    """Delete a key or a section; `~key=value` deletes it whatever its value is."""
+    *path, last = key.partition("=")[0].strip().split(".")
+    section: Any = tree
+    for part in path:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section:
+        problems.append(Problem(COMMAND_LINE, f"~{key}", "there is no such key to take away"))
+        return
+    del section[last]
+    gone = ".".join((*path, last))
+    for dotted in [d for d in places if d == gone or d.startswith(f"{gone}.")]:
+        del places[dotted]
 
 
 def fill_now(value: Any, now: datetime) -> Any:

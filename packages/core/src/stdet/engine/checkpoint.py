@@ -71,6 +71,14 @@ def spec_of(state: dict[str, Any]) -> DetectorSpec:
     return DetectorSpec.from_dict(state["spec"])
 
 
+def saved_spec(path: Path) -> DetectorSpec | None:
+    """The spec in a checkpoint of ours; None for a file of bare weights, a published one for example."""
+    try:
+        return spec_of(read_checkpoint(path))
+    except ArtifactError:
+        return None
+
+
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.cpu()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import PurePath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from stdet.interfaces.heads import HeadForm
 from stdet.structures import DetectorSpec, Preprocess
@@ -21,6 +22,17 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
 
 
+def _inside(value: str) -> str:
+    path = PurePath(value)
+    if path.is_absolute() or ".." in path.parts or "\0" in value:
+        raise ValueError("a folder inside the run folder: a relative path without `..`")
+    return value
+
+
+InsideRun = Annotated[str, AfterValidator(_inside)]
+"""Name of a folder that lies in the run folder, whatever it says."""
+
+
 @dataclass(frozen=True)
 class ModelFamily:
     """Facts that hold for a family of models.
@@ -30,6 +42,8 @@ class ModelFamily:
         trainer_name: value that `training.trainer_name` may have.
         preprocess: what published weights of the family expect; config keys override it one by one. Its size is the
             default input size.
+        unused_preprocessing: fields of `Preprocess` that the family's networks do without (`scale`, `offset`, `mean`,
+            `std`): config keys for them are accepted and not applied, and the user is told.
         augmentation: registered transform that makes training samples, such as `yolox` or `ssd`.
         scheduler: registered scheduler used when the config names none.
         no_aug_epochs: last epochs without strong augmentation when the config doesn't say.
@@ -37,7 +51,8 @@ class ModelFamily:
         size_multiple: input height and width must be multiples of this.
         min_size: smallest input side, pixels.
         model_options: extra keys of the `model` section.
-        width_option: the one of them that is a factor on all channel counts; empty where there is none.
+        width_option: the one of them that is a factor on all channel counts; empty where there is none. Published weights
+            have its default.
         training_options: extra keys of the `training` section.
         optimizer_defaults: keyword arguments by optimizer name, used where the config is silent.
         box_coding: output convention.
@@ -59,6 +74,7 @@ class ModelFamily:
     min_size: int
     box_coding: str
     strides: tuple[int, ...]
+    unused_preprocessing: tuple[str, ...] = ()
     no_aug_epochs: int = 0
     model_options: type[Options] = Options
     width_option: str = ""

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from stdet.interfaces.family import Options
+
+
+class ScheduleOptions(Options):
+    """Base of the keys that a schedule adds to the `training` section."""
+
+    def notes(self, epochs: int) -> Iterable[str]:
+        """A sentence for each thing about these keys that whoever trains for `epochs` epochs should know before."""
+        return ()
 
 
 @dataclass(frozen=True)

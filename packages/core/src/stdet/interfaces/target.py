@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Never
 
 from pydantic import BeforeValidator, Field
 
-from stdet.interfaces.family import Options
+from stdet.interfaces.family import InsideRun, Options
 from stdet.modes import Mode
 
 
@@ -24,7 +24,7 @@ def _lower(value: object) -> object:
 class Quantization(Options):
     """Base of a target's `quantization` section."""
 
-    export_dir: str = Field("quantized_models", description="folder of the int8 file, inside the run folder")
+    export_dir: InsideRun = Field("quantized_models", description="folder of the int8 file, inside the run folder")
     max_drop: float | None = Field(
         None,
         ge=0,
@@ -142,7 +142,7 @@ def _needs_calibration(quantization: Quantization) -> QuantizationNeeds:
     return QuantizationNeeds()
 
 
-def _nothing(request: TargetRequest) -> Iterable[Mistake]:
+def _nothing(request: TargetRequest) -> Iterable[Never]:
     return ()
 
 
@@ -157,6 +157,7 @@ class TargetFacts:
         runs_on: values that `evaluation.target` and `prediction.target` may have.
         needs: what quantizing with these settings takes.
         check: judges the target's keys together; called when each is right in itself.
+        idle: a sentence for each of the target's keys that the config gives and that does nothing in this mode.
         refused: config keys that people may expect here, with the reason why there is none.
         over_budget: what to try when int8 loses more than `quantization.max_drop`, for the hint of that error.
     """
@@ -167,6 +168,7 @@ class TargetFacts:
     runs_on: tuple[str, ...] = ("host",)
     needs: Callable[[Quantization], QuantizationNeeds] = _needs_calibration
     check: Callable[[TargetRequest], Iterable[Mistake]] = _nothing
+    idle: Callable[[TargetRequest], Iterable[str]] = _nothing
     refused: Mapping[str, str] = field(default_factory=dict)
     over_budget: str = ""
 

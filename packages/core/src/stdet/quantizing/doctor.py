@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from stdet.config import Config, preprocess_of
+from stdet.config import Config, given_preprocess, preprocess_of
 from stdet.data.source import DataSource
 from stdet.datatools.fingerprints import Fingerprints, among, equal_groups, fingerprint, look_alikes, path_of
 from stdet.datatools.splits import MAX_EXAMPLES, FaultLog, open_split, splits_of
@@ -205,7 +205,7 @@ def _preprocessing(config: Config, trained_with: Preprocess | None) -> Check:
         mine = preprocess_of(config)
         wrong = tuple(
             f"{n} is {getattr(mine, n)!r}, the model's {getattr(trained_with, n)!r}"
-            for n in _given(config)
+            for n in given_preprocess(config)
             if getattr(mine, n) != getattr(trained_with, n)
         )
         if wrong:
@@ -213,18 +213,6 @@ def _preprocessing(config: Config, trained_with: Preprocess | None) -> Check:
             hint = "leave these keys out of preprocessing and model.input_shape: the model's file says what it wants"
             return Check("preprocessing", "error", text, hint, len(wrong), wrong)
     return Check("preprocessing", "ok", "as in training: the model's file says it")
-
-
-def _given(config: Config) -> list[str]:
-    """The fields of `Preprocess` that the config itself sets."""
-    section = config.preprocessing
-    names = [n for n in ("color_mode", "mean", "std", "pad_value") if getattr(section, n) is not None]
-    names += [n for n in ("scale", "offset") if getattr(section.rescaling, n) is not None]
-    if section.resizing.interpolation is not None:
-        names.append("interpolation")
-    if section.resizing.aspect_ratio is not None:
-        names.append("resize_mode")
-    return names + (["height", "width"] if config.model.input_shape else [])
 
 
 def _overlap(calibration: Chosen, own: Fingerprints, evaluation: Printed | None, allowed: bool) -> Check:

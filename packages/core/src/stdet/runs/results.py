@@ -98,14 +98,14 @@ class Evaluated(StageResult):
     """Attributes:
     model: what was scored; None for a model without a file.
     split: the set that it was scored on.
-    picture: detections drawn on its first images.
-    precision_recall: picture of the curves; None without matplotlib.
+    picture: detections drawn on its first images; None where `plot_metrics` is False.
+    precision_recall: picture of the curves; None there, too, and without matplotlib.
     """
 
     model: ModelFile | None
     report: EvaluationReport
     split: str
-    picture: Path
+    picture: Path | None
     precision_recall: Path | None
 
     @property
@@ -121,8 +121,8 @@ class Evaluated(StageResult):
         return (self.model,) if self.model is not None else ()
 
     def to_dict(self) -> dict[str, Any]:
-        curves = str(self.precision_recall) if self.precision_recall is not None else None
-        files = {"picture": str(self.picture), "precision_recall": curves}
+        pictures = {"picture": self.picture, "precision_recall": self.precision_recall}
+        files = {name: None if path is None else str(path) for name, path in pictures.items()}
         return self.report.to_dict() | {"split": self.split} | files
 
 

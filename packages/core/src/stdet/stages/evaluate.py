@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from stdet.artifacts import ModelFile
+from stdet.config import unlike_published
+from stdet.engine.checkpoint import saved_spec
 from stdet.evaluation.plots import contact_sheet, draw_detections, plot_precision_recall, save_image
 from stdet.evaluation.postprocess import detect
 from stdet.evaluation.predictors import Predictor
@@ -34,14 +37,26 @@ def evaluate(run: Run) -> None:
     report = score(run, predictor, spec, dataset, split, source)
     if not is_main():
         return
+    _warn_of_preprocessing(run, source, spec)
     name = evaluation_name(source)
     report.save(run.folder / "reports" / f"{name}.json")
-    picture = run.folder / "pictures" / f"{name}.jpg"
-    _picture(run, predictor, spec, dataset, picture)
-    curves = run.folder / "pictures" / f"{name}_precision_recall.png" if has("matplotlib") else None
+    drawn = run.builder.config.postprocessing.plot_metrics
+    picture = run.folder / "pictures" / f"{name}.jpg" if drawn else None
+    if picture is not None:
+        _picture(run, predictor, spec, dataset, picture)
+    curves = run.folder / "pictures" / f"{name}_precision_recall.png" if drawn and has("matplotlib") else None
     if curves is not None:
         plot_precision_recall(report.curves, curves)
     run.record.add(Evaluated(source, report, split, picture, curves))
+
+
+def _warn_of_preprocessing(run: Run, source: ModelFile | None, spec: DetectorSpec) -> None:
+    """Beside the score, since it is the score that suffers: published weights were fed something else than they learned."""
+    family = run.builder.config.family
+    if family is None or source is None or source.is_onnx or saved_spec(source.path) is not None:
+        return
+    if unlike := unlike_published(family, spec.preprocess):
+        run.reporter.note(f"warning: the score is that of published weights, and {unlike}")
 
 
 def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: DetectionDataset, path: Path) -> None:

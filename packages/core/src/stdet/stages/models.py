@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 
 from stdet.artifacts import ModelFile, sha256_file
-from stdet.engine.checkpoint import read_checkpoint, spec_of
-from stdet.errors import ArtifactError, ConfigError, ModelError
+from stdet.engine.checkpoint import saved_spec
+from stdet.errors import ConfigError, ModelError
 from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
 from stdet.export.metadata import read_spec
 from stdet.export.onnx import export_onnx
@@ -55,14 +55,24 @@ def detector_of(run: Run, checkpoint: ModelFile | None) -> Detector:
 
 
 def checkpoint_spec(run: Run, checkpoint: Path) -> DetectorSpec:
-    """A checkpoint of ours carries its spec; for a published file the config has to say it."""
-    try:
-        return spec_of(read_checkpoint(checkpoint))
-    except ArtifactError:
-        names = run.builder.class_names()
-        if names is None:
-            names = run.builder.dataset(run.builder.evaluation_split(), None).class_names
-        return run.builder.spec(names)
+    """A checkpoint of ours carries its spec, all but the input size, which the config may change; for a published file
+    the config has to say it. Where nothing names the classes, `model.num_classes` numbers them."""
+    builder, spec = run.builder, saved_spec(checkpoint)
+    if spec is None:
+        names, split = builder.class_names(), builder.evaluation_split()
+        if names is None and builder.config.model.num_classes and not builder.config.can_read(split):
+            run.reporter.note(f"nothing names the {builder.config.model.num_classes} classes: they are numbered")
+            return builder.spec_without_data()
+        return builder.spec(names or builder.dataset(split, None).class_names)
+    shape = builder.config.model.input_shape
+    if shape is None or shape[1:] == spec.preprocess.size:
+        return spec
+    run.reporter.note(f"{checkpoint.name} learned at {_size(spec.preprocess.size)}, and is taken at {_size(shape[1:])}")
+    return dataclasses.replace(spec, preprocess=spec.preprocess.with_size(*shape[1:]))
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def onnx_file(run: Run) -> ModelFile:
