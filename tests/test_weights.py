@@ -110,6 +110,7 @@ def test_published_weights_can_be_evaluated(tmp_path: Path) -> None:
     _, _ = run(
         tmp_path,
         "operation_mode=evaluation",
+        "dataset.num_images=8",  # of four, the only test image would have no object
         "model.pretrained_dataset=coco",
         f"model.weights_from={tmp_path}",
         model=SSD,

@@ -47,7 +47,7 @@ class ToyDetector(Detector):
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.body = nn.Conv2d(3, 8, 32, 32)
+        self.body = nn.Conv2d(spec.preprocess.channels, 8, 32, 32)
         self.boxes = nn.Conv2d(8, 4, 1)
         self.scores = nn.Conv2d(8, len(spec.class_names), 1)
 
@@ -72,6 +72,12 @@ class ToyDetector(Detector):
 class BranchesOnTraining(ToyDetector):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return super().forward(images)[: None if self.training else 1]
+
+
+class SeesThreeChannels(ToyDetector):
+    def __init__(self, spec: DetectorSpec) -> None:
+        super().__init__(spec)
+        self.body = nn.Conv2d(3, 8, 32, 32)
 
 
 class IsRandomInEvaluation(ToyDetector):
@@ -431,6 +437,7 @@ FAULTS: list[tuple[str, type, str, type[Exception]]] = [
     ("models", BranchesOnTraining, FORWARD, AssertionError),
     ("models", IsRandomInEvaluation, FORWARD, AssertionError),
     ("models", BranchesOnValues, "its_int8_form_can_be_simulated_and_trained", ModelError),
+    ("models", SeesThreeChannels, "it_takes_images_of_every_colour_mode", RuntimeError),
     ("models", HasAnInfiniteLoss, LOSS, AssertionError),
     ("models", ForgetsALayerInTheLoss, LOSS, AssertionError),
     ("models", HasNoTotal, LOSS, KeyError),
