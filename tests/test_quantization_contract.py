@@ -91,7 +91,7 @@ def one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_tensor")
 def test_images_without_an_object_cannot_judge(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="show no object"):
+    with pytest.raises(DataError, match="the test set has nothing to score"):
         run(config, tmp_path, "quantization.max_drop=1", "dataset.num_images=6")
 
 

@@ -78,7 +78,7 @@ def test_a_set_with_nothing_to_score_ends_a_training_before_its_first_epoch(
     assert error.value.hint
     assert not any(label.startswith("epoch") for label in notes.labels)
     assert ("1 objects of other classes" in error.value.message) == (kind == "another class")
-    assert ("but 1 that are marked crowd" in error.value.message) == (kind == "crowd alone")
+    assert (", 1 that are marked crowd" in error.value.message) == (kind == "crowd alone")
 
 
 def test_what_is_left_out_is_said_and_evaluate_has_the_same_rule(tmp_path: Path) -> None:

@@ -164,10 +164,10 @@ def check_scorable(dataset: DetectionDataset, split: str = "evaluation") -> None
         if not ignore.all():
             return
         ignored += len(ignore)
+    marked = f", {ignored} that are marked {dataset.ignored}" if ignored else ""
     left_out = "".join(f"; {note}" for note in dataset.notes)
     raise DataError(
-        f"the {split} set has nothing to score: {len(dataset)} images with no object but {ignored} that are marked "
-        f"{dataset.ignored}{left_out}",
+        f"the {split} set has nothing to score: {len(dataset)} images without an object that counts{marked}{left_out}",
         "give a set with annotated objects of the model's classes: without one no epoch is the best, and no model better",
     )
 
