@@ -52,8 +52,12 @@ def plugins() -> list[PluginState]:
 
 
 def list_components(kind: str) -> list[Listing]:
-    """The `models`, `datasets`, `transforms`, `schedulers` or `targets`, by name, with their state."""
-    return _plugins()[0].listing(kind)
+    """The `models`, `datasets`, `transforms`, `schedulers` or `targets`, by name, with their state.
+
+    Targets are grouped by what they run on, with which each one's summary begins.
+    """
+    listed = _plugins()[0].listing(kind)
+    return sorted(listed, key=lambda line: (line.summary.partition(" ")[0], line.name)) if kind == "targets" else listed
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), operation_mode: str | None = None) -> Config:

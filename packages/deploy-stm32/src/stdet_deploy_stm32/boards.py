@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from stdet.errors import PluginError
 from stdet.interfaces.deploy import Overflow
+from stdet.plugins.hookspecs import RegisterTarget
 
 KIB = 1024
+MODELLED = ("neural-art", "cortex-m7")
+"""Names of the latency formulas that there are."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Board:
         npu: neural accelerator, empty when there is none.
         external_ram_kib, external_flash_kib: on the board, KiB; slower.
         measured: the coefficients of the latency formula come from figures of this very board.
-        sources: where these facts were read.
+        sources: where each number can be looked up, by the keys that it holds for, joined by commas; `*` stands for all.
     """
 
     name: str
@@ -58,7 +63,7 @@ class Board:
     clock_mhz: int | None
     ram_kib: int | None
     flash_kib: int | None
-    sources: tuple[str, ...]
+    sources: Mapping[str, str]
     npu: str = ""
     npu_clock_mhz: int | None = None
     external_ram_kib: int = 0
@@ -77,7 +82,13 @@ class Board:
             return f"{self.cpu}, generic"
         flash = f"{self.flash_kib} KiB flash" if self.flash_kib else "external flash"
         npu = f" + {self.npu} NPU" if self.npu else ""
-        return f"{self.cpu} {self.clock_mhz} MHz{npu}, {self.ram_kib} KiB RAM, {flash}"
+        return f"{self.cpu} {self.clock_mhz} MHz{npu}, {self.ram_kib} KiB RAM, {flash}; {self.known()}"
+
+    def known(self) -> str:
+        """What `estimate` can tell of it, beside memory."""
+        if self.measured:
+            return "latency fitted on this board"
+        return "latency from a board with its core" if self.latency_model in MODELLED else "no latency"
 
     def regions(self) -> tuple[Region, ...]:
         """The pools, with those joined that follow each other and are equally fast; largest first."""
@@ -139,14 +150,36 @@ def _follows(before: Pool, pool: Pool) -> bool:
     return before.address + before.kib * KIB == pool.address and before.cycles_per_byte == pool.cycles_per_byte
 
 
+OURS = "stdet_deploy_stm32"
+FORMAT = 2
+
+
 @cache
-def boards() -> dict[str, Board]:
-    """All profiles by name, the generic one first."""
-    text = resources.files(__package__).joinpath("boards.json").read_text(encoding="utf-8")
-    return {
-        name: Board(
-            name=name,
-            **entry | {"sources": tuple(entry["sources"]), "pools": tuple(Pool(**p) for p in entry.get("pools", ()))},
+def boards(package: str = OURS) -> dict[str, Board]:
+    """All profiles in `boards.json` of a package, by name, as they stand there.
+
+    Raises:
+        PluginError: the package has no such file, or it isn't of the form of ours.
+    """
+    try:
+        document = json.loads(resources.files(package).joinpath("boards.json").read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise ValueError(f"format {document['format']!r} instead of {FORMAT}")
+        return {
+            name: Board(name=name, **entry | {"pools": tuple(Pool(**pool) for pool in entry.get("pools", ()))})
+            for name, entry in document["boards"].items()
+        }
+    except (OSError, ModuleNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PluginError(f"the boards of `{package}` can't be read: {error}", "see docs/boards.md") from error
+
+
+def register_boards(register: RegisterTarget, package: str = OURS) -> None:
+    """Register every board of `boards.json` of a top-level package: all that a wheel with further boards has to call."""
+    for board in boards(package).values():
+        owner = "" if package == OURS else f"{package}/"
+        register(
+            board.name,
+            f"{OURS}.target:{owner}{board.name}",
+            board.summary(),
+            facts=f"{OURS}.facts:STM32",
         )
-        for name, entry in json.loads(text)["boards"].items()
-    }

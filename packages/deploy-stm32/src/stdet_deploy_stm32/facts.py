@@ -8,6 +8,7 @@ from stdet.errors import QuantizationError
 from stdet.interfaces import target
 from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest
 from stdet_deploy_stm32 import sections
+from stdet_deploy_stm32.bench.section import Benchmarking
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.options import mistakes, read
 from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization
@@ -94,6 +95,7 @@ STM32 = TargetFacts(
         "evaluation": sections.Evaluation,
         "prediction": sections.Prediction,
         "tools": sections.Tools,
+        "benchmarking": Benchmarking,
     },
     backends=("host", "estimate", "emulator"),
     default_backends=("host", "estimate"),

@@ -24,6 +24,7 @@ from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
+from stdet_deploy_stm32.mpool import with_pools
 from stdet_deploy_stm32.onnx_graph.session import running
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.section import GeneralQuantization
@@ -33,8 +34,8 @@ class Stm32Target(DeployTarget):
     """A board of `boards.json`."""
 
     def __init__(self, board: Board, sections: TargetSections | None = None) -> None:
-        self.board = board
         self.sections = sections or TargetSections()
+        self.board = with_pools(board, getattr(self.sections.benchmarking, "memory_pool", None))
         self.name = board.name
 
     def quantize(
@@ -82,7 +83,10 @@ class Stm32Target(DeployTarget):
 
 
 def __getattr__(name: str) -> Callable[..., Stm32Target]:
-    """`stdet_deploy_stm32.target:<board>` is the factory of that board's target, for every board of `boards.json`."""
-    if name in boards():
-        return partial(Stm32Target, boards()[name])
+    """`stdet_deploy_stm32.target:<board>` is the factory of that board's target, for every board of `boards.json`;
+    `stdet_deploy_stm32.target:<package>/<board>` for those of another package's."""
+    package, _, board = name.rpartition("/")
+    known = boards(package) if package else boards()
+    if board in known:
+        return partial(Stm32Target, known[board])
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -223,8 +223,3 @@ def test_the_note_says_what_does_not_fit_and_by_how_much() -> None:
     assert large.fit(1, 1024 * 1024, 1000 * 1024) == (True, ())
     assert "1000.0 KiB of them need external RAM" in large.memory_notes(1, 1024 * 1024, 1000 * 1024)[1]
     assert boards()["stm32"].fit(1 << 40, 1 << 40, 0) == (None, ())
-
-
-def test_every_board_names_its_sources() -> None:
-    assert all(board.sources for board in boards().values())
-    assert sum(pool.kib for pool in boards()["stm32n6570-dk"].pools) == boards()["stm32n6570-dk"].ram_kib
