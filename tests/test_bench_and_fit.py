@@ -102,3 +102,31 @@ def test_a_network_that_does_not_fit_ends_with_two_and_names_the_nearest_that_do
     assert document["reason"].startswith("flash overflows by")
     assert [entry["change"].split("=")[0] for entry in document["instead"]] == ["model.width_mult"]
     assert document["instead"][0]["report"]["fits"] is True
+
+
+def test_a_training_for_a_board_says_first_whether_the_model_will_fit_and_draws_nothing_from_the_seed(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    from stdet import api
+    from stdet.build import Builder
+    from stdet.fitting import before_training
+    from stdet.interfaces.reporter import SilentReporter
+
+    class Notes(SilentReporter):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def note(self, message: str) -> None:
+            self.seen.append(message)
+
+    path, notes = tmp_path / "c.yaml", Notes()
+    path.write_text(CONFIG.format(size=96, more="", folder=tmp_path / "run"))
+    for board in ([], ["benchmarking.board=stm32n6570-dk"]):
+        state = torch.random.get_rng_state()
+        before_training(Builder(api.load_data_config(path, board), api._plugins()[0]), notes)
+        assert torch.equal(torch.random.get_rng_state(), state)
+    (line,) = notes.seen
+    assert line.startswith("STM32N6570-DK: the model fits; ")
+    assert line.endswith("(model, no measurement)")

@@ -188,6 +188,7 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     """
     from stdet import stages
     from stdet.build import Builder
+    from stdet.fitting import before_training
     from stdet.interfaces.reporter import SilentReporter
     from stdet.nn.distributed import from_main, is_main, process_group
     from stdet.stages.agreement import check_agreement
@@ -207,6 +208,8 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
                 write_text(folder / "config.yaml", config_yaml(config))
             for note in notes:
                 state.reporter.note(note)
+            if config.mode.trains and is_main():
+                before_training(state.builder, state.reporter)
             try:
                 with trackers_of(state) as state.tracker:
                     for name in config.mode.stages:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from stdet.build import Builder
-from stdet.errors import DataError, ModelError
+from stdet.errors import DataError, ModelError, StdetError
 from stdet.interfaces.deploy import BenchReport, DeployTarget
 from stdet.interfaces.reporter import Reporter
+from stdet.known import known
 from stdet.structures import DetectorSpec
 
 T = TypeVar("T")
@@ -62,6 +63,28 @@ def fit(builder: Builder, reporter: Reporter, latency_ms: float | None = None) -
     return Fit(asked, tuple(filter(None, (search.by_size(spec), search.by_width(spec)))))
 
 
+def before_training(builder: Builder, reporter: Reporter) -> None:
+    """Note what the target says of the config's network with random weights, when the config names a board."""
+    board = builder.config.benchmarking.board
+    if board is None or board == known().defaults.board:
+        return
+    try:
+        report = _Search(builder, builder.target(), None).judge(_spec(builder, reporter), "").report
+    except StdetError as error:
+        reporter.note(f"whether the model will fit {board} can't be told: {error.message}")
+        return
+    reporter.note(f"{report.device}: {_in_a_line(report)}")
+
+
+def _in_a_line(report: BenchReport) -> str:
+    """Whether it fits and how fast it is, with kind and error."""
+    room = "; ".join(_faults(report, None)) or ("the model fits" if report.fits else "whether it fits isn't known")
+    if report.latency_ms is None:
+        return f"{room}; no latency: {report.latency_reason}" if report.latency_reason else room
+    error = "" if report.uncertainty_percent is None else f" ± {report.uncertainty_percent:.0f} %"
+    return f"{room}; {report.latency_ms:.1f} ms{error} ({report.latency_kind}, no measurement)"
+
+
 def _spec(builder: Builder, reporter: Reporter) -> DetectorSpec:
     """With the classes that the config or the training data name."""
     if builder.class_names() or builder.config.model.num_classes is not None:
@@ -80,9 +103,11 @@ class _Search:
     latency_ms: float | None
 
     def judge(self, spec: DetectorSpec, change: str) -> Candidate:
+        import torch
+
         from stdet.export.onnx import export_onnx
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
             path = Path(folder) / f"{spec.model_name}.onnx"
             export_onnx(self.builder.detector(spec), path)
             report = self.target.assess(path)
