@@ -39,6 +39,12 @@ def test_every_row_names_the_board_and_says_whether_it_fits(fits: bool | None, w
     assert table.rows[0][:3] == ["a.onnx", "Board", word]
 
 
+def test_instructions_have_a_column_of_their_own_and_are_no_latency() -> None:
+    table = bench_tables([report(instructions=174_408_984)])[0]
+    assert table.rows[0][table.columns.index("instructions M")] == "174.41"
+    assert not any("latency" in column for column in table.columns)
+
+
 def test_a_reason_stands_among_the_remarks_once_for_all_models() -> None:
     _, remarks = bench_tables(
         [report("a.onnx", latency_reason="no figures"), report("b.onnx", latency_reason="no figures")]

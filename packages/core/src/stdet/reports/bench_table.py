@@ -40,7 +40,7 @@ def bench_tables(reports: Sequence[BenchReport]) -> tuple[Table, ...]:
     kinds = list(dict.fromkeys(r.latency_kind for r in reports if r.latency_ms is not None))
     head = ["model", "board or device", "verdict"]
     head += [f"latency ms ({KINDS[kind]})" for kind in kinds]
-    head += ["flash KiB", "RAM inside KiB", "RAM outside KiB", "MACC M", "operators", "backend"]
+    head += ["flash KiB", "RAM inside KiB", "RAM outside KiB", "MACC M", "instructions M", "operators", "backend"]
     rows = [_row(report, kinds) for report in reports]
     filled = [i for i in range(len(head)) if i < 3 or any(row[i] != NOTHING for row in rows)]
     table = Table("bench", [head[i] for i in filled], [[row[i] for i in filled] for row in rows])
@@ -60,6 +60,7 @@ def _row(report: BenchReport, kinds: Sequence[LatencyKind]) -> list[str]:
         _kib(_inside(report)),
         _kib(report.activations_external_bytes or None),
         NOTHING if report.macc is None else f"{report.macc / 1e6:.1f}",
+        NOTHING if report.instructions is None else f"{report.instructions / 1e6:.2f}",
         operators or NOTHING,
         report.backend,
     ]
