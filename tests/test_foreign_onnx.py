@@ -294,3 +294,19 @@ def test_a_graph_that_loads_and_cannot_be_run_is_the_files_fault(config: Path, m
     model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
     with pytest.raises(StdetError, match=r"can't be run|not static"):
         run(config, model, mode)
+
+
+def test_files_that_are_benched_without_a_config_are_made_plain_too(config: Path, tmp_path: Path) -> None:
+    """A batch of ten would count ten images' memory, float16 couldn't be fed, a dynamic size would be 1 x 1."""
+    models = {"one": network(), "ten": network(batch=10), "half": half(network())}
+    for name, model in models.items():
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    reports = api.bench(
+        [str(tmp_path / f"{name}.onnx") for name in models], SilentReporter(), output=tmp_path / "b"
+    ).document
+    peaks = {r["model"]: r["activations_bytes"] for r in reports["reports"] if r["backend"] == "estimate"}
+    assert len(peaks) == 3
+    assert len(set(peaks.values())) == 1
+    onnx.save(network(side="side"), tmp_path / "any.onnx")
+    with pytest.raises(ArtifactError, match="doesn't say the size of its image"):
+        api.bench([str(tmp_path / "any.onnx")], SilentReporter(), output=tmp_path / "c")

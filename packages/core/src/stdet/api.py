@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from stdet.artifacts import ModelFile, write_json, write_text
@@ -258,6 +259,7 @@ def bench(
 def _bench_files(files: Sequence[Path], chosen: Sequence[str], output: Path, reporter: Reporter) -> RunResult:
     from stdet.config import load_text
     from stdet.export.metadata import read_accuracy
+    from stdet.export.plain import plain_form
     from stdet.reports.bench_page import bench_page
     from stdet.reports.bench_table import bench_tables
     from stdet.runs.results import Benched
@@ -267,12 +269,20 @@ def _bench_files(files: Sequence[Path], chosen: Sequence[str], output: Path, rep
     target = _plugins()[0].build("targets", str(config.benchmarking.board), config.target_sections)
     models = [ModelFile.at(path) for path in files]
     pairs = [(model, backend) for model in models for backend in config.benchmarking.backends or ()]
-    benched = Benched(
-        tuple(
-            (model, target.bench(model.path, backend, lambda done, total: reporter.progress("bench", done, total)))
-            for model, backend in pairs
+    with TemporaryDirectory(prefix="stdet_bench_") as scratch:
+        plain = {
+            model: plain_form(model, Path(scratch) / str(index) / model.path.name, reporter.note, any_input=True).path
+            for index, model in enumerate(models)
+        }
+        benched = Benched(
+            tuple(
+                (
+                    model,
+                    target.bench(plain[model], backend, lambda done, total: reporter.progress("bench", done, total)),
+                )
+                for model, backend in pairs
+            )
         )
-    )
     reports = [report for _, report in benched.reports]
     accuracy = {report.sha256: read_accuracy(model.path) for model, report in benched.reports}
     known = {key: value for key, value in accuracy.items() if value is not None}

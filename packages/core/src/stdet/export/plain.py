@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from stdet.artifacts import write_bytes
+from stdet.artifacts import ModelFile, write_bytes
 from stdet.errors import ArtifactError
+from stdet.export.metadata import read_spec
 from stdet.extras import need
-from stdet.onnx_file import OnnxFacts
+from stdet.onnx_file import OnnxFacts, admit
 
 _CLOSE = 1e-3
+
+
+def plain_form(
+    file: ModelFile,
+    output: Path,
+    note: Callable[[str], object],
+    size: tuple[int, int] | None = None,
+    *,
+    any_input: bool = False,
+) -> ModelFile:
+    """`file` when every stage can take it as it is, else `output`, which is written; `note` is told what was changed.
+
+    Args:
+        size: (height, width) that the config names.
+        any_input: let what takes no image pass; for stages that feed none.
+
+    Raises:
+        ArtifactError: as `needs_change` and `write_plain`.
+    """
+    if read_spec(file.path) is not None:
+        return file
+    facts = admit(file.path)
+    if facts.no_image and any_input:
+        return file
+    changes = needs_change(facts, size)
+    if not changes:
+        return file
+    note(f"{file.path.name} is taken in another form: {'; '.join(changes)}")
+    write_plain(facts, size, output)
+    return ModelFile(output, file.kind)
 
 
 def needs_change(facts: OnnxFacts, size: tuple[int, int] | None) -> list[str]:

@@ -13,8 +13,7 @@ from stdet.artifacts import ModelFile
 from stdet.data.preprocess import normalize
 from stdet.errors import ArtifactError, ModelError
 from stdet.evaluation.predictors import OnnxPredictor
-from stdet.export.metadata import read_spec
-from stdet.export.plain import needs_change, write_plain
+from stdet.export.plain import plain_form
 from stdet.onnx_file import admit
 from stdet.stages.run import Run
 from stdet.structures import DetectorSpec, Preprocess
@@ -26,23 +25,14 @@ def plain(run: Run, file: ModelFile) -> ModelFile:
     Raises:
         ArtifactError: see `export.plain`.
     """
-    if read_spec(file.path) is not None:
-        return file
-    facts, config = admit(file.path), run.builder.config
+    config = run.builder.config
     target = config.target if config.mode.quantizes else None
-    any_input = config.mode.stages == ("bench",) or (target and not target.needs(config.quantization).calibration)
-    if facts.no_image and any_input:
-        return file
+    any_input = config.mode.stages == ("bench",) or bool(target and not target.needs(config.quantization).calibration)
     shape = config.model.input_shape
-    size = (shape[1], shape[2]) if shape else None
-    changes = needs_change(facts, size)
-    if not changes:
-        return file
-    run.reporter.note(f"{file.path.name} is taken in another form: {'; '.join(changes)}")
     output = run.models / f"{file.path.stem}_plain.onnx"
-    write_plain(facts, size, output)
-    made = ModelFile(output, file.kind)
-    run.model = made
+    made = plain_form(file, output, run.reporter.note, (shape[1], shape[2]) if shape else None, any_input=any_input)
+    if made != file:
+        run.model = made
     return made
 
 
