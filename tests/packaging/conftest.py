@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -100,7 +100,7 @@ def install(wheels: dict[str, Wheel], tmp_path_factory: pytest.TempPathFactory) 
             ours, others = closure(requirements, wheels)
             site = next(folder.glob("lib/python*/site-packages"))
             for name in others:
-                link(distribution(name), site)
+                link(installed(name), site)
             environment = Environment(folder)
             pip = [sys.executable, "-m", "pip", "--python", str(environment.python), "install", "-q"]
             pip += ["--no-deps", "--no-index", "--no-compile", *(str(wheels[name].path) for name in ours)]
@@ -119,7 +119,7 @@ def closure(requirements: Iterable[str], wheels: dict[str, Wheel]) -> tuple[list
     while todo:
         wanted = todo.pop()
         name = canonicalize_name(wanted.name)
-        declared = wheels[name].metadata().get_all("Requires-Dist") if name in wheels else distribution(name).requires
+        declared = wheels[name].metadata().get_all("Requires-Dist") if name in wheels else installed(name).requires
         for extra in ("", *wanted.extras):
             if (name, extra) in seen:
                 continue
@@ -129,6 +129,16 @@ def closure(requirements: Iterable[str], wheels: dict[str, Wheel]) -> tuple[list
                     todo.append(requirement)
     names = sorted({name for name, _ in seen})
     return [n for n in names if n in wheels], [n for n in names if n not in wheels]
+
+
+def installed(name: str) -> Distribution:
+    """A library of the environment that runs the tests."""
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        pytest.fail(
+            f"{name} is declared by a distribution and not installed here: `make` installs all that is declared"
+        )
 
 
 def link(library: Distribution, site: Path) -> None:
