@@ -224,7 +224,7 @@ def test_another_tools_file_is_normalised_or_rejected_with_a_table(config: Path,
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["preprocessing.color_mode=rgb"], "color_mode is 'rgb', the model's 'bgr'"),
+        (["preprocessing.color_mode=rgb"], "makes color_mode rgb, but the file was made with bgr"),
         (["quantization.onnx_extra_options.activations_tensor_override=[[inputt, {quant_type: Int8}]]"], "no `inputt`"),
         (["quantization.operating_mode=full_auto"], "full_auto searches under this budget"),
         (["quantization.random_calibration=2", "quantization.max_drop=1"], "noise can't be judged"),
