@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -762,3 +763,37 @@ def test_a_key_can_be_added_set_to_nothing_and_taken_away_on_the_command_line() 
     assert read(text, "~dataset.class_names=whatever").dataset.class_names is None
     assert "~training.epoch: there is no such key to take away" in problems(text, "~training.epoch")[0]
     assert "~traning: there is no such key" in problems(text, "~traning")[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epochs=" + "9" * 5000, "training.epochs: '999"),
+        ("training.fp16=!!bool abc", "training.fp16: 'abc' is no bool"),
+        ("general.project_name=\udc80", "holds a character that no file can"),
+        ("general.project_name=a\0b", "holds a character that no file can"),
+        ("general.project_name=!!python/name:os.system x", "could not determine a constructor"),
+        ("general.project_name=${oc.env:HOME}", "asks for a function"),
+    ],
+)
+def test_a_value_that_is_none_is_the_users_mistake(override: str, said: str) -> None:
+    assert any(said in line for line in problems(BASE, override))
+
+
+def test_a_name_that_looks_like_a_date_is_a_name() -> None:
+    assert read(BASE, "general.project_name=2024-13-01").general.project_name == "2024-13-01"
+    assert read(BASE + "general: {project_name: 2024-01-31}\n").general.project_name == "2024-01-31"
+
+
+def test_a_section_that_is_no_mapping_is_told_and_the_rest_is_still_judged() -> None:
+    found = problems("operation_mode: training\nmodel: {model_name: st_yolodv2milli_actrelu_pt}\ndataset: coco\n")
+    assert any("my.yaml:3: dataset: a section is a mapping of keys, found 'coco'" in line for line in found)
+
+
+def test_thousands_of_unknown_keys_are_told_in_a_moment() -> None:
+    text = BASE + "training:\n" + "".join(f"  k{i}: 1\n" for i in range(19_000))
+    start = time.process_time()
+    found = problems(text)
+    assert time.process_time() - start < 10
+    assert len(found) == 51
+    assert any("19000 keys that nobody knows" in line for line in found)

@@ -22,6 +22,8 @@ from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.target import NEUTRAL, Benchmarking, TargetFacts
 from stdet.modes import DATA, ELSEWHERE, MODES, Mode
 
+MAX_UNKNOWN = 50
+"""Unknown keys of a section that are each compared with what is known."""
 FORCED_AUGMENTATION_EPOCHS = 4
 """Without a `no_aug_epochs` of its own, a short run keeps strong augmentation for three quarters of its epochs."""
 
@@ -80,6 +82,7 @@ class _Checker:
         self._now = now
         self._data_only = data_only
         self._problems: list[Problem] = list(source.problems)
+        self._wrong = {problem.key for problem in source.problems}
         self._notes: list[str] = []
         self._raw: dict[str, dict[str, Any]] = {}
         self._refused: Callable[[str], str | None] = sections.REFUSED.get
@@ -107,7 +110,7 @@ class _Checker:
                 chosen.target,
                 built,
                 contributed,
-                self._source.tree,
+                {name: keys for name, keys in self._source.tree.items() if isinstance(keys, dict)},
                 self._catalogue,
                 self._problem,
                 self._notes.append,
@@ -132,7 +135,8 @@ class _Checker:
 
     def _problem(self, key: str, message: str, allowed: str = "", near: str = "") -> None:
         """Report a mistake. A key has one at a time: what is wrong in itself isn't also missing or contradictory."""
-        if key not in {problem.key for problem in self._problems}:
+        if key not in self._wrong:
+            self._wrong.add(key)
             self._problems.append(Problem(self._source.place(key), key, message, allowed, near))
 
     # --- the parts -------------------------------------------------------------------------------------------------
@@ -267,7 +271,12 @@ class _Checker:
         raw, fields = self._raw[section], _class_of(section, chosen.target).model_fields
         parts = [part for part in chosen.contributions if part.section == section]
         known = [*fields, *(key for part in parts for key in part.options.model_fields)]
-        for key in [k for k in raw if k not in fields]:
+        unknown = [k for k in raw if k not in fields]
+        for key in unknown[MAX_UNKNOWN:]:
+            del raw[key]
+        if len(unknown) > MAX_UNKNOWN:
+            self._problem(section, f"{len(unknown)} keys that nobody knows; the first {MAX_UNKNOWN} are told apart")
+        for key in unknown[:MAX_UNKNOWN]:
             dotted = f"{section}.{key}"
             value = raw.pop(key)
             if reason := self._refused(dotted):

@@ -9,9 +9,8 @@ from datetime import datetime
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from stdet.config.interpolation import InterpolationError, resolve
 from stdet.config.problems import ConfigProblems, Problem
 
 MAX_NODES = 20_000
@@ -24,7 +23,7 @@ _NOW = re.compile(r"\$\{now:([^}]*)\}")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, reading `5e-4` as a number, as YAML 1.2 and OmegaConf do."""
+    """PyYAML's safe loader, reading `5e-4` as a number, as YAML 1.2 does."""
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -112,7 +111,25 @@ class _Builder:
             return [self.value(item, f"{path}.{i}") for i, item in enumerate(node.value)]
         if not node.tag.startswith("tag:yaml.org,2002:"):
             raise yaml.MarkedYAMLError(None, None, f"the tag {node.tag} has no meaning here", node.start_mark)
-        return self._scalars.construct_object(node)
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return node.value  # no key is a date; 2024-13-01 is a name like any other
+        try:
+            value = self._scalars.construct_object(node)
+        except (ValueError, KeyError, OverflowError) as error:
+            kind = node.tag.rpartition(":")[2]
+            shown = f"{node.value[:40]} …" if len(node.value) > 40 else node.value
+            raise yaml.MarkedYAMLError(None, None, f"{shown!r} is no {kind}", node.start_mark) from error
+        if isinstance(value, str) and not _is_writable(value):
+            raise yaml.MarkedYAMLError(None, None, f"{value!a} holds a character that no file can", node.start_mark)
+        return value
+
+
+def _is_writable(text: str) -> bool:
+    """Whether a text can be a file's name or content: no half of a surrogate pair, no zero byte."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems: list[Problem]) -> None:
@@ -126,10 +143,10 @@ def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems
         problems.append(Problem(COMMAND_LINE, override, "an override is written key=value, such as training.epochs=3"))
         return
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        value = None if node is None else _Builder(COMMAND_LINE, {}, problems).value(node, key)
-    except yaml.YAMLError:
-        value = text
+        value = _override_value(text, key.strip(), problems)
+    except yaml.MarkedYAMLError as error:
+        problems.append(Problem(COMMAND_LINE, key.strip(), str(error.problem)))
+        return
     section = tree
     for part in parts[:-1]:
         if not isinstance(section.get(part), dict):
@@ -137,6 +154,19 @@ def _apply(override: str, tree: dict[str, Any], places: dict[str, str], problems
         section = section[part]
     section[parts[-1]] = value
     places[".".join(parts)] = COMMAND_LINE
+
+
+def _override_value(text: str, key: str, problems: list[Problem]) -> Any:
+    """What a text on the command line means: YAML, or where it is none the text itself.
+
+    Raises:
+        yaml.MarkedYAMLError: it is no value of the type that it claims.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError:
+        node = yaml.ScalarNode("tag:yaml.org,2002:str", text)
+    return None if node is None else _Builder(COMMAND_LINE, {}, problems).value(node, key)
 
 
 def _take_away(key: str, tree: dict[str, Any], places: dict[str, str], problems: list[Problem]) -> None:
@@ -165,13 +195,10 @@ def fill_now(value: Any, now: datetime) -> Any:
 
 def _resolve(tree: dict[str, Any], name: str, places: dict[str, str]) -> dict[str, Any]:
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    except (OmegaConfBaseException, ValueError, RecursionError) as error:
-        key = str(getattr(error, "full_key", "") or "")
-        place = Source(name, {}, places).place(key)
-        reason = str(error).splitlines()[0]
-        raise ConfigProblems(name, [Problem(place, key, f"interpolation failed: {reason}")]) from error
-    assert isinstance(resolved, dict)
+        resolved = resolve(tree)
+    except InterpolationError as error:
+        place = Source(name, {}, places).place(error.key)
+        raise ConfigProblems(name, [Problem(place, error.key, f"interpolation failed: {error}")]) from error
     return {str(key): _blank_to_none(value) for key, value in resolved.items()}
 
 

@@ -16,6 +16,8 @@ def new_folder(wanted: Path) -> Path:
     Raises:
         ConfigError: none of them can be made.
     """
+    if wanted.name in ("", ".."):
+        raise ConfigError(f"hydra.run.dir is {wanted}, which is no new folder", "name one, such as ./runs/first")
     for suffix in ["", *(f"_{i}" for i in range(1, 1000))]:
         folder = wanted.with_name(wanted.name + suffix)
         try:
