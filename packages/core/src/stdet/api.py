@@ -247,7 +247,7 @@ def bench(
     """
     chosen = [f"benchmarking.board={json.dumps(board)}"] if board is not None else []
     chosen += [f"benchmarking.backends={json.dumps(list(backends))}"] if backends else []
-    files = [Path(name) for name in what if Path(name).suffix.lower() == ".onnx"]
+    files = [Path(name) for name in what if name.lower().endswith(".onnx") and "=" not in name]
     if not files:
         return run(load_config(Path(what[0]), [*what[1:], *chosen], "benchmarking"), reporter)
     if len(files) < len(what):
