@@ -147,6 +147,8 @@ class _Checker:
         mode, allowed = self._source.tree.get("operation_mode"), tuple(MODES)
         if mode is None:
             self._problem("operation_mode", "missing", ", ".join(allowed))
+        elif not isinstance(mode, str):
+            self._problem("operation_mode", f"found {mode!r}", ", ".join(allowed))
         elif mode in ELSEWHERE:
             self._problem("operation_mode", f"{mode} is not in this version", ", ".join(allowed))
         elif mode not in allowed:
