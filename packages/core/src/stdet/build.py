@@ -67,7 +67,11 @@ class Builder(DataSource):
         return self.spec(self.class_names() or tuple(f"class_{i}" for i in range(count)))
 
     def detector(self, spec: DetectorSpec) -> Detector:
-        """A freshly initialised model for `spec`."""
+        """A freshly initialised model for `spec`.
+
+        Raises:
+            ModelError: the component that is registered builds no `Detector`.
+        """
         detector = self.catalogue.build("models", spec.model_name, spec)
         if not isinstance(detector, Detector):
             raise ModelError(f"model `{spec.model_name}` built a {type(detector).__name__}, not a Detector")

@@ -126,7 +126,11 @@ def admit(path: Path) -> OnnxFacts:
 
 
 def facts_of(model: ModelProto, path: Path) -> OnnxFacts:
-    """As `admit`, of a model that is loaded already; `path` is what errors call it."""
+    """As `admit`, of a model that is loaded already; `path` is what errors call it.
+
+    Raises:
+        ArtifactError: as `admit`.
+    """
     if not model.graph.node:
         raise ArtifactError(
             f"{path} is not a readable ONNX file, nor weights of torch: it holds no graph", "fetch or export it again"

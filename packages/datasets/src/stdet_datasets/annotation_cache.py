@@ -129,7 +129,7 @@ def file_stamps(paths: Iterable[str]) -> np.ndarray:
 
 
 def is_settled(stamps: np.ndarray) -> bool:
-    """Whether files with these stamps can't change without showing it in them."""
+    """Whether files with these stamps, int64 (N, 4) of `file_stamps`, can't change without showing it in them."""
     return not len(stamps) or int(stamps[:, 2:].max()) < time.time_ns() - RECENT_NS
 
 

@@ -56,7 +56,15 @@ def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes clipped to an image of `size` (h, w), and their labels; what is left of them must be above `MIN_BOX_PX`."""
+    """Boxes clipped to an image of `size` (h, w), and their labels; what is left of them must be above `MIN_BOX_PX`.
+
+    Args:
+        boxes: floating (N, 4), xyxy, pixels.
+        labels: (N,).
+
+    Returns:
+        float32 (M, 4) and (M,), the labels in their dtype; M <= N.
+    """
     height, width = size
     clipped = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     kept = (clipped[:, 2:] - clipped[:, :2]).min(1, initial=np.inf) > MIN_BOX_PX
@@ -122,5 +130,5 @@ def paste(
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes of the left-right mirrored image."""
+    """float32 (N, 4), xyxy, pixels: boxes of the mirrored image (left to right), `width` pixels wide."""
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1).astype(np.float32)

@@ -45,7 +45,11 @@ class SsdRecipe(Transform):
 
 
 def expansion(size: tuple[int, int], rng: np.random.Generator) -> tuple[tuple[int, int], np.ndarray]:
-    """(height, width) of a canvas of one to four times the sides of `size`, and where (x, y) the image lies on it."""
+    """A canvas of one to four times the sides of `size`, (height, width), and where the image lies on it.
+
+    Returns:
+        (height, width) of the canvas; int64 (2,), x and y of the image's top left corner, in its pixels.
+    """
     height, width = size
     ratio = rng.uniform(1, EXPAND_MAX)
     canvas = int(height * ratio), int(width * ratio)

@@ -24,7 +24,7 @@ class Backbone(nn.Sequential):
         self.out_channels = out_channels
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (B, C0, ceil(H / 16), ceil(W / 16)) and (B, C1, ceil(H / 32), ceil(W / 32))."""
+        """float (B, C, H, W) to (B, C0, ceil(H / 16), ceil(W / 16)) and (B, C1, ceil(H / 32), ceil(W / 32))."""
         tapped = x = images
         for index, layer in enumerate(self):
             x = layer(x)

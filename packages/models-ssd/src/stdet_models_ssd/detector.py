@@ -135,9 +135,12 @@ class Ssd(Detector):
         return BoxCoding(self.spec.box_coding, self.output_names, priors, CENTER_VARIANCE, SIZE_VARIANCE)
 
     def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
-        """`total` = classification + regression, each over the positives of all processes.
+        """`total` = classification + regression, each over the positives of all processes; all are float32 scalars.
 
         `num_pos` is the number of positive priors for each box.
+
+        Args:
+            raw: float logits (B, P, 1 + classes), offsets (B, P, 4), and one with the input's size in its last axes.
         """
         logits, offsets = raw[0].float(), raw[1].float()
         size = (raw[2].shape[-2], raw[2].shape[-1])
@@ -163,7 +166,11 @@ class Ssd(Detector):
         self.forced_priors = options.forced_priors
 
     def hard_to_assign(self, boxes: Tensor) -> Tensor:
-        """Boxes that no prior overlaps by `match_threshold`: they learn through `forced_priors` alone."""
+        """bool (N,): boxes that no prior overlaps by `match_threshold`: they learn through `forced_priors` alone.
+
+        Args:
+            boxes: float32 (N, 4), xyxy, pixels of the network's input of `spec.preprocess.size`.
+        """
         priors = corners(priors_in_pixels(*self.spec.preprocess.size, self.spec.strides, boxes.device))
         best = [overlaps(part[None], priors)[0].amax(1) for part in boxes.split(256)]
         return torch.cat([boxes.new_zeros(0), *best]) < self.match_threshold
@@ -190,7 +197,11 @@ class Ssd(Detector):
         ]
 
     def load_backbone(self, source: Mapping[str, Tensor]) -> str:
-        """torchvision's MobileNetV2 or V3, or a published base net; see `imagenet.load_backbone`."""
+        """torchvision's MobileNetV2 or V3, or a published base net, where shapes fit; see `imagenet.load_backbone`.
+
+        Raises:
+            ModelError: the source is no backbone of this kind.
+        """
         return load_backbone(self, source).summary()
 
     def class_dependent_keys(self) -> frozenset[str]:

@@ -33,14 +33,15 @@ class InvertedResidual(nn.Module):
         self._expansion = len(expansion)
 
     def expand(self, x: Tensor) -> Tensor:
-        """The first half, up to the depthwise convolution."""
+        """(B, in, H, W) to (B, hidden, H, W): the first half, up to the depthwise convolution."""
         return self.conv[: self._expansion](x)
 
     def project(self, expanded: Tensor) -> Tensor:
-        """The second half."""
+        """(B, hidden, H, W) to (B, out, ceil(H / stride), ceil(W / stride)): the second half, without the skip."""
         return self.conv[self._expansion :](expanded)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         out = self.conv(x)
         return x + out if self.skip else out
 

@@ -74,6 +74,7 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape, each channel times its weight, 0..1."""
         return x * self.se(x)
 
 
@@ -93,6 +94,7 @@ class V3Block(nn.Module):
         self.shortcut = nn.Sequential(*conv_norm(in_channels, row.out) if projected else [])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         out = self.act1(self.bn1(self.conv1(x)))
         out = self.act2(self.bn2(self.conv2(out)))
         out = self.se(self.bn3(self.conv3(out)))

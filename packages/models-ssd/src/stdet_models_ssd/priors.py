@@ -89,6 +89,6 @@ def decode(offsets: Tensor, priors: Tensor) -> Tensor:
 
 
 def corners(priors: Tensor) -> Tensor:
-    """cx, cy, w, h to xyxy."""
+    """floating (..., 4), cx, cy, w, h, to xyxy, in the same unit."""
     half = priors[..., 2:] / 2
     return torch.cat((priors[..., :2] - half, priors[..., :2] + half), -1)

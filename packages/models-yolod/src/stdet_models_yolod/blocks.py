@@ -36,6 +36,7 @@ class ConvBnAct(nn.Module):
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         return self.act(self.bn(self.conv(x)))
 
 
@@ -48,6 +49,7 @@ class DepthwiseConv(nn.Module):
         self.pconv = ConvBnAct(in_channels, out_channels, 1, 1, act)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         return self.pconv(self.dconv(x))
 
 
@@ -60,6 +62,7 @@ class Bottleneck(nn.Module):
         self.conv2 = DepthwiseConv(channels, channels, 3, 1, act)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
         return self.conv2(self.conv1(x))
 
 
@@ -75,4 +78,5 @@ class CspLayer(nn.Module):
         self.m = nn.Sequential(Bottleneck(hidden, act))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H, W)."""
         return self.conv3(torch.cat((self.m(self.conv1(x)), self.conv2(x)), dim=1))

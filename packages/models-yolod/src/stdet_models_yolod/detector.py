@@ -47,7 +47,10 @@ class StYolod(Detector):
         self.head = DecoupledHead(spec.num_classes, neck_channels, hidden, act)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Nine maps: box, objectness, classes of stride 8, then 16, then 32."""
+        """Nine maps, (B, n, H / s, W / s): box (n = 4), objectness (1), classes of stride s = 8, then 16, then 32.
+
+        All are raw: box is tx, ty, tw, th, the others logits.
+        """
         return self.head(self.neck(self.backbone(images)))
 
     def export_outputs(self, raw: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -75,7 +78,7 @@ class StYolod(Detector):
     def loss(self, raw: Sequence[Tensor], targets: Targets, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
         """`total` = 5 box + objectness + class (+ L1 once the augmentation is closed), each over the positives.
 
-        `num_fg` is the number of positive anchors for each box.
+        All are float32 scalars. `num_fg` is the number of positive anchors for each box.
         """
         regression, objectness, classes = (_rows(raw[kind::3]) for kind in range(3))
         sizes = [(box.shape[2], box.shape[3]) for box in raw[0::3]]

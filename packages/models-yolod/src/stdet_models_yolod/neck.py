@@ -28,6 +28,7 @@ class Pafpn(nn.Module):
         self.C3_n4 = CspLayer(2 * w2, w3, act)
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 128, H / 8, W / 8), (B, 256, H / 16, W / 16) and (B, 512, H / 32, W / 32), to `channels`."""
         p3, p4, p5 = self.match_P3(features[0]), self.match_P4(features[1]), self.match_P5(features[2])
         top = self.lateral_conv0(p5)
         middle = self.reduce_conv1(self.C3_p4(torch.cat((_upsample(top), p4), dim=1)))

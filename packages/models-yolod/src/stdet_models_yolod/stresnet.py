@@ -55,6 +55,7 @@ class ResidualBlock(nn.Module):
             self.downsample = nn.Sequential(shortcut, BatchNorm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         y = self.act1(self.bn1(self.conv1(x)))
         return self.act2(self.bn2(self.conv2(y)) + self.downsample(x))
 
@@ -94,6 +95,7 @@ class StResNet(nn.Module):
             in_channels = out_channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) to (B, 128, H / 8, W / 8), (B, 256, H / 16, W / 16) and (B, 512, H / 32, W / 32)."""
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.proj(F.max_pool2d(x, 3, 2, 1))
         x = self.get_submodule("layer1")(x)

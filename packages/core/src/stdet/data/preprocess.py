@@ -112,18 +112,23 @@ def _kernel(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def downsample(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """As `resample`, but a side that shrinks to less than half is smoothed before: the kernels alone would skip pixels,
-    and alias. `area` doesn't need it."""
+    """uint8 (H, W, C) to uint8 (height, width, C) as `resample`, but a side that shrinks below half is smoothed first.
+
+    The kernels alone would skip pixels, and alias. `area` doesn't need it.
+    """
     if interpolation != "area":
         image = reduce_first(image, width / image.shape[1], height / image.shape[0])
     return resample(image, height, width, interpolation)
 
 
 def reduce_first(image: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """The image smoothed along each side that is to shrink to less than half.
+    """The image, uint8 (H, W, C), smoothed along each side that is to shrink to less than half.
 
     Down to a third, by the weights 1/4, 1/2, 1/4, which are many times as fast as averaging over parts of pixels; below
     that, it is averaged down to twice its later size.
+
+    Args:
+        scale_x, scale_y: later size over present size.
     """
     smoothed = tuple(3 if 1 / 3 <= scale < 0.5 else 1 for scale in (scale_x, scale_y))
     if 3 in smoothed:

@@ -98,7 +98,11 @@ class DataSource:
         return ImageFolder(request)
 
     def calibration_indices(self, available: int) -> np.ndarray:
-        """Which of `available` images are calibrated on: the share `quantization_split`, drawn with `dataset.seed`."""
+        """Which of `available` images are calibrated on: the share `quantization_split`, drawn with `dataset.seed`.
+
+        Returns:
+            int64 (K,), ascending, 0..available - 1.
+        """
         section = self.config.dataset
         if section.quantization_split is None:
             return np.arange(available)

@@ -43,7 +43,7 @@ class Fingerprints:
     plain: np.ndarray
 
     def subset(self, indices: np.ndarray) -> Fingerprints:
-        """Of the images `indices` (ascending) alone; `index` then counts among them."""
+        """Of the images `indices`, int64 (M,), ascending, alone; `index` then counts among them."""
         rows = np.isin(self.index, indices)
         index = np.searchsorted(indices, self.index[rows])
         return Fingerprints(index, self.digests[rows], self.looks[rows], self.plain[rows])
@@ -118,7 +118,7 @@ def _look(data: bytes, side: int) -> tuple[int, bool]:
 
 
 def equal_groups(digests: np.ndarray) -> list[np.ndarray]:
-    """Rows with equal digests, two or more a group, each ascending."""
+    """Rows of `digests`, uint64 (K, 2), with equal ones: int64 (G,) a group, G >= 2, ascending."""
     if not len(digests):
         return []
     _, inverse, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)

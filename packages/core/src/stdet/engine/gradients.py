@@ -46,7 +46,10 @@ class Gradients:
         self._reporter = reporter
 
     def compute(self, group: list[Batch], *, augmentation_closed: bool) -> dict[str, Tensor]:
-        """Leave the mean gradients of the batches of `group` at the weights; returns their mean losses, on the device.
+        """Leave the mean gradients of the batches of `group` at the weights.
+
+        Returns:
+            Their mean losses, scalars on the device.
 
         Raises:
             ModelError: memory doesn't hold a single image; or, of several processes, a batch of this one.

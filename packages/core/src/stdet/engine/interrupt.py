@@ -14,6 +14,9 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     """Yields a function that tells whether a stop was asked for; a second Ctrl-C stops at once.
 
     Signals reach only the main thread of the main interpreter; elsewhere the function always says no.
+
+    Raises:
+        KeyboardInterrupt: inside the block, at the second Ctrl-C.
     """
     requested = False
     if threading.current_thread() is not threading.main_thread():

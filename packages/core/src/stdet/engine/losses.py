@@ -49,7 +49,7 @@ class FiniteWatch:
         self._pending: tuple[Tensor, torch.cuda.Event, int] | None = None
 
     def push(self, total: Tensor, step: int) -> int | None:
-        """Watch `total`, the loss of `step`.
+        """Watch `total`, a scalar, the loss of `step`.
 
         Returns:
             The number of a step whose loss wasn't finite, when one is known.

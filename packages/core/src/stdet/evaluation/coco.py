@@ -188,6 +188,9 @@ def detections(
 ) -> dict[str, dict[int, Detections]]:
     """Detections in image pixels by image index, for each of the variants that `predict` makes of a batch.
 
+    Args:
+        predict: takes normalized images, float32 (B, C, H, W).
+
     Raises:
         ModelError: the model scores another number of classes than the data set has.
     """

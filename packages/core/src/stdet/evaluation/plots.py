@@ -67,7 +67,11 @@ def save_image(path: Path, image: np.ndarray) -> None:
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, width: int = 320) -> np.ndarray:
-    """uint8 RGB images side by side, each scaled to `width` pixels, in rows of `columns`, on white."""
+    """uint8 RGB images (H, W, 3) side by side, each scaled to `width` pixels, in rows of `columns`, on white.
+
+    Returns:
+        uint8 (rows * height of the tallest, columns * width, 3); fewer columns when there are fewer images.
+    """
     scaled = [
         cv2.resize(i, (width, max(1, round(i.shape[0] * width / i.shape[1]))), interpolation=cv2.INTER_AREA)
         for i in images

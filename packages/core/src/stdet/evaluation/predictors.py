@@ -33,6 +33,7 @@ class TorchPredictor:
         self._device = device
 
     def __call__(self, images: Tensor) -> Candidates:
+        """Candidates, on the detector's device, for float32 images (B, C, H, W), preprocessed already."""
         training = self._detector.training
         self._detector.eval()
         try:
@@ -104,17 +105,29 @@ class OnnxPredictor:
         self._outputs = self._ordered_outputs()
 
     def __call__(self, images: Tensor) -> Candidates:
+        """Candidates for float32 images (B, C, H, W), preprocessed already.
+
+        Raises:
+            ModelError: it scores another number of classes than the decoder knows.
+        """
         return self.decode(self.outputs(images), (images.shape[2], images.shape[3]))
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """What the graph says of preprocessed images: float32, in the order of the decoder's `output_names`."""
+        """What the graph says of preprocessed images, float32 (B, C, H, W).
+
+        Returns:
+            float32 tensors (B, ...), in the order of the decoder's `output_names`.
+        """
         values = images.numpy()
         parts = [values] if self._batched else [values[i : i + 1] for i in range(len(values))]
         runs = [self._run(part) for part in parts]
         return [torch.from_numpy(np.concatenate(column)) for column in zip(*runs, strict=True)]
 
     def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int]) -> Candidates:
-        """Candidates from `outputs`.
+        """Candidates from `outputs`, float32 tensors (B, ...) in the order of the decoder's `output_names`.
+
+        Args:
+            input_size: (height, width) that was fed.
 
         Raises:
             ModelError: they score another number of classes than the decoder knows.

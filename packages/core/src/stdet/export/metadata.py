@@ -42,7 +42,11 @@ def read_spec(path: Path) -> DetectorSpec | None:
 
 
 def spec_of(model: onnx.ModelProto, name: str) -> DetectorSpec | None:
-    """As `read_spec`, of a model that is loaded already; errors call it `name`."""
+    """As `read_spec`, of a model that is loaded already; errors call it `name`.
+
+    Raises:
+        ArtifactError: metadata of another format, or damaged.
+    """
     found = _properties_of(model)
     if SPEC_KEY not in found:
         return None
@@ -67,7 +71,11 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def is_unfit_for_accuracy(path: Path) -> bool:
-    """Whether an int8 file says that it was calibrated on noise."""
+    """Whether an int8 file says that it was calibrated on noise.
+
+    Raises:
+        ArtifactError: not an ONNX file, or damaged metadata.
+    """
     try:
         record = json.loads(_properties(path).get(QUANTIZATION_KEY, "{}"))
     except ValueError as error:

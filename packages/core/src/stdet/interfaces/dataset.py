@@ -115,7 +115,10 @@ class DetectionDataset(ABC):
         """Image `index` averaged down by `factor` (2, 4 or 8) where that is cheaper than decoding it in full.
 
         Returns:
-            As `read_image`, of H x W or of ceil(H / factor) x ceil(W / factor) pixels.
+            As `read_image`: uint8 (H, W, C), or (ceil(H / factor), ceil(W / factor), C).
+
+        Raises:
+            DataError: as `read_image`, or it isn't of the size that `annotation` says.
         """
         return self.read_image(index)
 

@@ -133,7 +133,7 @@ class CalibrationData:
     checks: tuple[CalibrationCheck, ...] = ()
 
     def batches(self) -> Iterator[np.ndarray]:
-        """All images, one after the other."""
+        """All images, one after the other: float32 (1, C, H, W), preprocessed."""
         return map(self.image, range(self.count))
 
 

@@ -85,7 +85,8 @@ class Decoder(Protocol):
 
     def box_coding(self) -> BoxCoding: ...
 
-    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates: ...
+    def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
+        """As `Detector.decode`; the outputs are float tensors (B, ...) in the order of `output_names`."""
 
 
 class Detector(nn.Module, ABC):
@@ -128,14 +129,18 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def export_outputs(self, raw: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The tensors of the ONNX contract, in the order of `output_names`, made from what `forward` returned."""
+        """The tensors of the ONNX contract, in the order of `output_names`, made from what `forward` returned.
+
+        Returns:
+            float (B, ...) each; the model's class docstring gives shapes, ranges and meanings.
+        """
 
     @abstractmethod
     def decode(self, outputs: Sequence[Tensor], input_size: tuple[int, int] | None = None) -> Candidates:
         """Boxes and scores from exported outputs. Needs no weights: the same call serves torch, float and int8 ONNX.
 
         Args:
-            outputs: float tensors as `export_outputs` returns them.
+            outputs: float (B, ...) each, as `export_outputs` returns them.
             input_size: (height, width) that was fed; `spec.preprocess.size` when None.
         """
 
@@ -197,4 +202,5 @@ class ExportWrapper(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """float (B, C, H, W), preprocessed, to the tensors of the ONNX contract."""
         return self.detector.export_outputs(self.detector(images))

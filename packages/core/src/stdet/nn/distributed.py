@@ -159,7 +159,11 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean of `tensor` over all processes, without gradient; the tensor itself when there is one process."""
+    """The mean of `tensor` over all processes, without gradient; the tensor itself when there is one process.
+
+    Args:
+        tensor: floating, of one shape in every process.
+    """
     if world_size() == 1:
         return tensor
     total = tensor.detach().clone()

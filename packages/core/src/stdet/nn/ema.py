@@ -59,6 +59,6 @@ class ModelEma:
         self._followed = detector
 
     def load_state(self, state: Mapping[str, Tensor | Any], updates: int) -> None:
-        """Go on from saved weights and counter."""
+        """Go on from saved weights, each of the shape that it has in `model`, and counter."""
         self.model.load_state_dict(dict(state))
         self.updates = updates

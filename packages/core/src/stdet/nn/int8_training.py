@@ -69,19 +69,19 @@ class Int8Simulation(nn.Module):
 
     @torch.no_grad()
     def observe(self, index: int, values: Tensor) -> None:
-        """Move the range of activation `index` towards that of a batch's values."""
+        """Move the range of activation `index` towards that of a batch's values, float of any shape."""
         for ends, seen in zip((self.low, self.high), torch.aminmax(values.detach()), strict=True):
             ends[index] = torch.where(ends[index].isnan(), seen, torch.lerp(ends[index], seen, AVERAGING))
 
     def round(self, index: int, values: Tensor) -> Tensor:
-        """`values` cut to their range and rounded to its 256 steps, 0 among them."""
+        """`values`, float32 of any shape, cut to their range and rounded to its 256 steps, 0 among them."""
         low, high = self.low[index].clamp(max=0), self.high[index].clamp(min=0)
         scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
         zero_point = (-128 - low / scale).round().to(torch.int32)
         return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, -128, 127)
 
     def round_weight(self, weight: Tensor, axis: int) -> Tensor:
-        """`weight` rounded symmetrically, with one scale for each index of `axis`."""
+        """`weight`, float32 of any shape, rounded symmetrically, a scale for each index of `axis`; gradients pass."""
         lowest, highest = self.levels
         largest = weight.detach().abs().amax([d for d in range(weight.ndim) if d != axis], keepdim=True)
         scale = (2 * largest / (highest - lowest)).clamp(min=torch.finfo(torch.float32).tiny)

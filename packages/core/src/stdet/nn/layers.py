@@ -16,6 +16,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """float (B, C, H, W) to the same shape."""
         if self.training and input.numel() == input.shape[1]:
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -37,6 +38,7 @@ class DepthwiseConv2d(nn.Conv2d):
         self._slow_in_bfloat16 = kernel > 3 or channels % 16 != 0
 
     def forward(self, input: Tensor) -> Tensor:
+        """float (B, C, H, W) to (B, O, H', W'); float32 where bfloat16 is unfit, else as autocast says."""
         unfit = self._slow_in_bfloat16 or min(input.shape[2:]) < self.kernel_size[0]
         if unfit and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):

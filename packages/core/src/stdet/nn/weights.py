@@ -75,7 +75,9 @@ def load_weights(detector: Detector, path: Path, *, allow_skipped: bool = True) 
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, under their keys without `module.`; see `load_weights` for what it may look like.
+    """The tensors of a weights file, of the file's dtypes and shapes, under their keys without `module.`.
+
+    See `load_weights` for what the file may look like.
 
     Raises:
         ModelError: missing, a Git LFS pointer, or no file of tensors.

@@ -34,7 +34,11 @@ def evaluation_set(builder: Builder, spec: DetectorSpec) -> DetectionDataset | N
 def make_evaluator(
     builder: Builder, spec: DetectorSpec, dataset: DetectionDataset, journal: Path | None, reporter: Reporter
 ) -> Evaluator:
-    """Scores ONNX files on `dataset` in this process, by the config's thresholds."""
+    """Scores ONNX files on `dataset` in this process, by the config's thresholds.
+
+    Raises:
+        DataError: when it scores, and no image has an annotated object.
+    """
     metric = builder.config.quantization.max_drop_metric
     decoder, choose = builder.decoder(spec), chooser(builder.thresholds())
 

@@ -24,7 +24,11 @@ MAX_DETECTIONS = 100
 
 
 def deploy(run: Run) -> None:
-    """Write `firmware/` in the run's folder: the int8 model, and all that the device needs around it."""
+    """Write `firmware/` in the run's folder: the int8 model, and all that the device needs around it.
+
+    Raises:
+        ModelError: there is no model, or it isn't quantized.
+    """
     source = model_file(run)
     if source is None or source.kind != "int8":
         raise ModelError(

@@ -8,7 +8,11 @@ from stdet.stages.run import Run
 
 
 def export(run: Run) -> None:
-    """Write the float ONNX of the run's checkpoint; it becomes the run's model."""
+    """Write the float ONNX of the run's checkpoint; it becomes the run's model.
+
+    Raises:
+        ConfigError: `model.model_path` is an ONNX file already.
+    """
     checkpoint = model_file(run)
     if checkpoint is not None and checkpoint.is_onnx:
         raise ConfigError(

@@ -38,7 +38,11 @@ def model_file(run: Run) -> ModelFile | None:
 
 
 def detector_of(run: Run, checkpoint: ModelFile | None) -> Detector:
-    """The torch model of a checkpoint. Without one only a benchmark may go on: its numbers don't depend on weights."""
+    """The torch model of a checkpoint. Without one only a benchmark may go on: its numbers don't depend on weights.
+
+    Raises:
+        ModelError: there is no checkpoint, and more than a benchmark is asked for.
+    """
     builder = run.builder
     if checkpoint is None:
         if builder.config.mode.stages != ("bench",):

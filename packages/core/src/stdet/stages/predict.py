@@ -16,7 +16,12 @@ from stdet.stages.run import Run
 
 
 def predict(run: Run) -> None:
-    """Detections in every image of `dataset.prediction_path`: a picture each, and `predictions.json`."""
+    """Detections in every image of `dataset.prediction_path`: a picture each, and `predictions.json`.
+
+    Raises:
+        ConfigError: `dataset.prediction_path` isn't set.
+        DataError: it holds no image.
+    """
     config = run.builder.config
     folder = config.dataset.prediction_path
     if folder is None:

@@ -21,7 +21,11 @@ from stdet.structures import DetectorSpec
 
 
 def quantize(run: Run) -> None:
-    """Write the int8 form of the run's float ONNX (exporting first if need be); it becomes the run's model."""
+    """Write the int8 form of the run's float ONNX (exporting first if need be); it becomes the run's model.
+
+    Raises:
+        Rejected: int8 loses more than `quantization.max_drop`; the file is kept under another name.
+    """
     source = onnx_file(run)
     config, target = run.builder.config.quantization, run.builder.config.target
     assert target is not None  # the config was checked for it

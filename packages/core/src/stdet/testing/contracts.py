@@ -61,6 +61,7 @@ class ModelContract:
         return detector
 
     def images(self, detector: Detector, count: int = 2) -> torch.Tensor:
+        """float32 (count, C, H, W) of noise, -1..1; the same each time."""
         torch.manual_seed(1)
         return torch.rand(count, detector.spec.preprocess.channels, *self.size()) * 2 - 1
 
@@ -181,7 +182,11 @@ class DatasetContract:
     name: ClassVar[str]
 
     def request(self, tmp_path: Any) -> DatasetRequest:
-        """Where a small data set is; make it in `tmp_path` if need be."""
+        """Where a small data set is; make it in `tmp_path` if need be.
+
+        Raises:
+            NotImplementedError: the contract's user gives none.
+        """
         raise NotImplementedError
 
     def test_annotations_fit_their_images(self, tmp_path: Any) -> None:

@@ -106,7 +106,11 @@ def noise(tensor: Tensor, count: int) -> list[np.ndarray]:
 
 
 def compare(one: Answers, other: Answers, tensors: Sequence[Tensor]) -> dict[str, float | int]:
-    """How many output values differ, and by how much at most, in the tensors' values (not steps)."""
+    """How many output values differ, and by how much at most, in the tensors' values (not steps).
+
+    Args:
+        one, other: for each image the outputs, in the shapes and types that `tensors` say.
+    """
     values = differing = 0
     largest = 0.0
     for mine, yours in zip(one, other, strict=True):

@@ -35,7 +35,7 @@ class Tensor:
     zero_point: int = 0
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
-        """float32 values to numbers of `dtype`: rounded to the nearest, ties to even, and saturated."""
+        """float32 values, of any shape, to numbers of `dtype`: rounded to the nearest, ties to even, and saturated."""
         if self.dtype == np.float32:
             return values.astype(np.float32)
         info = np.iinfo(self.dtype)
@@ -43,7 +43,7 @@ class Tensor:
         return np.clip(rounded, info.min, info.max).astype(self.dtype)
 
     def dequantize(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers of `dtype` to float32 values."""
+        """Numbers of `dtype`, of any shape, to float32 values."""
         if self.dtype == np.float32:
             return numbers
         return (numbers.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)

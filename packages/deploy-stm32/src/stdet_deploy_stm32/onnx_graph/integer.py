@@ -65,7 +65,7 @@ class IntegerReference:
         """The answer to one input.
 
         Args:
-            feeds: float32 or integer arrays, by input.
+            feeds: float32 or integer arrays in the shape of the inputs, by input.
             given: what others have for quantized activations: each layer then computes from these, and `stored` says
                 what it makes of them, so that layers can be compared one by one.
 

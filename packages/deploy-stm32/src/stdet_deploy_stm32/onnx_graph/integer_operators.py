@@ -31,6 +31,7 @@ class Value:
 
     @property
     def real(self) -> np.ndarray:
+        """float64, in the shape of `ints`: the values."""
         return self.ints if self.is_real else self.ints * self.step
 
 
@@ -52,7 +53,13 @@ def _checked(sums: np.ndarray) -> np.ndarray:
 
 
 def conv(attributes: Attributes, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    """Padding is the value 0; an integer bias has the step of the sums."""
+    """(B, C, H, W) by (O, C / groups, kh, kw) to (B, O, H', W'). Padding is the value 0.
+
+    An integer bias (O,) has the step of the sums.
+
+    Raises:
+        ValueError: `auto_pad` is set, or a sum doesn't fit int32.
+    """
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
         raise ValueError("auto_pad is not supported; export with explicit pads")
     outs, _, rows, columns = weight.ints.shape
@@ -98,6 +105,11 @@ def _biased(sums: np.ndarray, step: Any, bias: Value | None, shape: tuple[int, .
 
 
 def gemm(attributes: Attributes, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """(M, K) by (K, N), or (N, K) with `transB`, to (M, N); the bias is (N,).
+
+    Raises:
+        ValueError: another option is set, or a sum doesn't fit int32.
+    """
     if attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         raise ValueError("transA, alpha and beta are not supported")
     matrix, step = weight.ints, weight.step
@@ -198,6 +210,11 @@ def global_average_pool(attributes: Attributes, x: Value) -> Value:
 
 
 def reduce_mean(attributes: Attributes, x: Value, axes: np.ndarray | None = None) -> Value:
+    """Means over `axes`, int64 (K,), or over the attribute's, or over all.
+
+    Raises:
+        ValueError: a sum doesn't fit int32.
+    """
     chosen = axes.tolist() if axes is not None else attributes.get("axes", range(x.ints.ndim))
     keep = bool(attributes.get("keepdims", 1))
     count = math.prod(x.ints.shape[axis] for axis in chosen)

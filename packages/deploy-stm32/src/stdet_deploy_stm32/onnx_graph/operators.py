@@ -29,7 +29,14 @@ def _ints(value: Any) -> list[int]:
 
 
 def window(x: Tensor, attributes: Attributes, kernel: list[int], fill: float) -> tuple[Tensor, list[int], list[int]]:
-    """`x` with its padding, strides and dilations of a convolution or pool over two axes."""
+    """What a convolution or pool over two axes sees: floating (B, C, H, W) with its padding, filled with `fill`.
+
+    Returns:
+        The padded `x`, strides and dilations, each of two for rows and columns.
+
+    Raises:
+        QuantizationError: the kernel has more or fewer axes than two.
+    """
     if len(kernel) != 2:
         raise QuantizationError(f"a window over {len(kernel)} axes has no gradient here", _OTHERWISE)
     strides, dilations = list(attributes.get("strides", [1, 1])), list(attributes.get("dilations", [1, 1]))

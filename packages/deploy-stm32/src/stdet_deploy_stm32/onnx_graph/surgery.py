@@ -53,7 +53,7 @@ def redirect(model: ModelProto, old: str, new: str) -> None:
 
 
 def dequantized(dq: NodeProto, model: ModelProto) -> np.ndarray:
-    """The float32 values of a stored weight or bias."""
+    """The values of the weight or bias that `dq` reads: float32, in the stored one's shape."""
     constants = initializers(model)
     stored, scale = (numpy_helper.to_array(constants[name]).astype(np.float32) for name in dq.input[:2])
     zero = numpy_helper.to_array(constants[dq.input[2]]).astype(np.float32) if len(dq.input) > 2 else np.float32(0)
@@ -65,7 +65,7 @@ def dequantized(dq: NodeProto, model: ModelProto) -> np.ndarray:
 
 
 def add_constant(model: ModelProto, name: str, value: np.ndarray) -> str:
-    """Add `value` under `name`, or under `name_1`, … when that is taken; returns the name used."""
+    """Add `value`, of any shape, under `name`, or under `name_1`, … when that is taken; returns the name used."""
     taken = initializers(model).keys() | producers(model).keys() | {v.name for v in model.graph.input}
     unique = _free_name(name, taken)
     model.graph.initializer.append(numpy_helper.from_array(value, unique))

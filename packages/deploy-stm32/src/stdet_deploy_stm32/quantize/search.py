@@ -70,6 +70,9 @@ def search(
     (`Step.tries`, then `Step.int16_tries`), then int16 for the tensors that a ranking names. Writes `search.json` and
     `search.png` into `folder`. Scores at most `iterative_quant_parameters.max_trials` models. When nothing is within the
     budget, the best of what was tried is returned: whoever asked judges it.
+
+    Raises:
+        QuantizationError: no method goes with the options of the config.
     """
     run = _Search(model, folder, calibration, config, evaluator, progress)
     floating = run.score("float", lambda: evaluator.score(model), {})["score"]

@@ -13,7 +13,11 @@ _INT32 = np.iinfo(np.int32)
 
 
 def bias_scale(model: ModelProto, node: NodeProto) -> np.ndarray | None:
-    """float32, the scale of the input times the scale, or the scales, of the weight; None when one isn't quantized."""
+    """The scale of the input times the scale, or the scales, of the weight; None when one isn't quantized.
+
+    Returns:
+        float32, shape (), or (O,) when each output channel of the weight has its scale.
+    """
     constants, writers = initializers(model), producers(model)
     sources = [writers.get(name) for name in node.input[:2]]
     scales = [
@@ -28,7 +32,8 @@ def store_bias(model: ModelProto, node: NodeProto, steps: np.ndarray, scale: np.
     """Give `node` an int32 bias of its own, behind a DequantizeLinear.
 
     Args:
-        steps: bias in multiples of `scale`; rounded here.
+        steps: floating (O,), bias in multiples of `scale`; rounded here.
+        scale: float32, shape () or (O,).
     """
     stored = np.clip(np.rint(steps), _INT32.min, _INT32.max).astype(np.int32)
     inputs = [

@@ -56,7 +56,7 @@ class Sensitivity:
 
     @property
     def centers(self) -> np.ndarray:
-        """Middle of each bin."""
+        """float64 (bins,): middle of each bin, in the tensor's values."""
         return self.low + (np.arange(_BINS) + 0.5) * ((self.high - self.low) / _BINS)
 
     def best_range(self) -> tuple[float, float]:

@@ -70,7 +70,11 @@ class Layer:
     largest: int
 
     def patches(self, x: np.ndarray, generator: torch.Generator) -> Tensor:
-        """float32 (groups, weights of a channel, positions), of up to `POSITIONS` positions."""
+        """float32 (G, K, P): groups, weights of a channel, up to `POSITIONS` positions, of the layer's input `x`.
+
+        Args:
+            x: float32 (1, C, H, W) for a Conv, else (..., K).
+        """
         value = torch.from_numpy(x)
         if self.original.op_type != "Conv":
             rows = value.reshape(-1, x.shape[-1])

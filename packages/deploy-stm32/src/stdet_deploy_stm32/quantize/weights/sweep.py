@@ -31,7 +31,7 @@ class Sweep:
         self._held = [{graph_inputs(model)[0].name: image} for image in images]
 
     def run(self, names: Sequence[str], later: Sequence[str]) -> Iterator[list[np.ndarray]]:
-        """The tensors `names`, image by image; to be read to the end.
+        """The tensors `names`, image by image, each in its dtype and shape in the graph; to be read to the end.
 
         Args:
             later: tensors that may be asked for after this.
