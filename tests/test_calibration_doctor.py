@@ -194,3 +194,33 @@ def test_the_check_of_calibration_images_needs_no_torch(config: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _chain(config: Path, *overrides: str) -> api.RunResult:
+    given = [
+        "~model.model_path",
+        "model.input_shape=[3,64,64]",
+        "training.epochs=1",
+        "training.batch_size=26",
+        *overrides,
+    ]
+    return api.run(api.load_config(config, given, "chain_tqe"), SilentReporter())
+
+
+def test_a_chain_tells_before_its_first_epoch_that_it_would_calibrate_on_evaluation_images(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stdet.engine.trainer import Trainer
+
+    def stop(_: Trainer) -> None:
+        raise StopError("the training begins")
+
+    monkeypatch.setattr(Trainer, "fit", stop)
+    with pytest.raises(StopError):
+        _chain(config)
+    folder = config.parent
+    shutil.copyfile(folder / "val" / "01.png", folder / "calibration" / "renamed.png")
+    with pytest.raises(DataError, match=r"1 of 52 calibration images are evaluation images: renamed\.png"):
+        _chain(config)
+    with pytest.raises(StopError):
+        _chain(config, "quantization.allow_overlap=True")

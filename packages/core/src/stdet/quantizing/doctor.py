@@ -109,6 +109,30 @@ def examine_files(
     return examine(source.config, calibration, own, class_names, trained_with, judges, annotated)
 
 
+def overlap_of_files(
+    source: DataSource, calibration: Chosen, evaluation: DetectionDataset, reporter: Reporter
+) -> Check:
+    """The check `overlap` alone. Only files as long as one of the other side are read: no others can be equal."""
+    sides = (calibration, Chosen(evaluation, np.arange(len(evaluation)), "evaluation"))
+    lengths = [[_length(side, index) for index in range(len(side))] for side in sides]
+    both = (set(lengths[0]) & set(lengths[1])) - {None}
+    alike = [
+        Chosen(side, np.array([i for i, length in enumerate(own) if length in both], np.int64), side.source)
+        for side, own in zip(sides, lengths, strict=True)
+    ]
+    workers = source.config.dataset.num_workers
+    own, theirs = (
+        fingerprint(side, FaultLog(), workers, lambda done, total: reporter.progress("check overlap", done, total))
+        for side in alike
+    )
+    if not any(length for side in lengths for length in side):
+        return Check("overlap", "unknown", NO_FILES)
+    if not len(own.index) or not len(theirs.index):
+        return Check("overlap", "ok", "no calibration image is an evaluation image")
+    allowed = source.config.quantization.allow_overlap
+    return _overlap(alike[0], own, Printed(alike[1], theirs), allowed, len(calibration))
+
+
 def approved(checks: Sequence[Check]) -> tuple[CalibrationCheck, ...]:
     """The checks as the record of a quantization has them.
 
@@ -215,7 +239,12 @@ def _preprocessing(config: Config, trained_with: Preprocess | None) -> Check:
     return Check("preprocessing", "ok", "as in training: the model's file says it")
 
 
-def _overlap(calibration: Chosen, own: Fingerprints, evaluation: Printed | None, allowed: bool) -> Check:
+def _overlap(
+    calibration: Chosen, own: Fingerprints, evaluation: Printed | None, allowed: bool, total: int | None = None
+) -> Check:
+    """Args:
+    total: images that are calibrated on, where `calibration` is a part of them.
+    """
     if evaluation is None:
         return Check("overlap", "unknown", "the config names no evaluation images")
     if not len(own.index) or not len(evaluation.prints.index):
@@ -228,7 +257,7 @@ def _overlap(calibration: Chosen, own: Fingerprints, evaluation: Printed | None,
     return Check(
         "overlap",
         "warning" if allowed else "error",
-        f"{len(shared)} of {len(calibration)} calibration images are evaluation images: {names}",
+        f"{len(shared)} of {len(calibration) if total is None else total} calibration images are evaluation images: {names}",
         ""
         if allowed
         else "their score would flatter the int8 model: calibrate on training images (dataset.quantization_path), or set "

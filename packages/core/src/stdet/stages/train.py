@@ -22,6 +22,7 @@ from stdet.nn.precision import choose_precision
 from stdet.nn.weights import load_weights, read_state_dict
 from stdet.runs.results import Trained
 from stdet.stages.data import open_for_scoring, open_for_training
+from stdet.stages.foresight import foresee
 from stdet.stages.models import published
 from stdet.stages.resume import checkpoint_to_resume
 from stdet.stages.run import Run
@@ -37,6 +38,7 @@ def train(run: Run) -> None:
     validation = open_for_scoring(run, "val", spec)
     if config.mode.evaluates and builder.evaluation_split() != "val":
         open_for_scoring(run, builder.evaluation_split(), spec)  # what a chain scores on later is wrong now or never
+    foresee(run, spec, train_set)
     detector = builder.detector(spec)
     detector.use_training_options(config.options.training)
     device = builder.device()
