@@ -11,7 +11,7 @@ from stdet.interfaces.target import QuantizationNeeds, TargetRequest, TargetSect
 from stdet.modes import MODES
 from stdet_deploy_stm32.facts import STM32
 from stdet_deploy_stm32.quantize.section import Quantization
-from stdet_deploy_stm32.sections import Evaluation, Tools
+from stdet_deploy_stm32.sections import Evaluation, Prediction, Tools
 
 
 def mistakes(
@@ -79,3 +79,34 @@ def test_what_the_references_examples_carry_for_boards_and_tools_is_accepted_and
     assert not list(
         STM32.idle(TargetRequest(MODES["evaluation"], TargetSections(evaluation=Evaluation(), tools=Tools())))
     )
+
+
+@pytest.mark.parametrize("section", [Evaluation, Prediction])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("profile", "profile_O3"),
+        ("input_type", "uint8"),
+        ("output_type", "int8"),
+        ("input_chpos", "chlast"),
+        ("output_chpos", "chfirst"),
+        ("quantization_input_type", "uint8"),
+        ("quantization_output_type", "float32"),
+    ],
+)
+def test_each_key_for_a_model_on_a_board_is_said_to_do_nothing(
+    section: type[Evaluation | Prediction], key: str, value: str
+) -> None:
+    name = section.__name__.lower()
+    sections = TargetSections(**{name: section(**{key: value})})  # type: ignore[arg-type]
+    (said,) = STM32.idle(TargetRequest(MODES["evaluation"], sections))
+    assert said.startswith(f"{name}.{key}: for a model on a board; nothing follows")
+
+
+@pytest.mark.parametrize(
+    "given", [{"version": "3.0"}, {"optimization": "time"}, {"on_cloud": True}, {"path_to_stedgeai": "C:/ST/stedgeai"}]
+)
+def test_each_key_for_an_external_tool_is_said_to_do_nothing(given: dict[str, Any]) -> None:
+    tools = Tools.model_validate({"stedgeai": given})
+    (said,) = STM32.idle(TargetRequest(MODES["benchmarking"], TargetSections(tools=tools)))
+    assert said == "tools.stedgeai: nothing in this run drives ST's tools"

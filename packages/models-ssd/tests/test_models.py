@@ -270,6 +270,17 @@ def test_the_parts_have_their_own_learning_rates(name: str, make: Make) -> None:
     assert [group["lr"] for group in model.parameter_groups(0.1, 0.0)] == [0.1] * 3
 
 
+def test_a_box_that_many_priors_hold_is_learned_by_the_first_or_all_of_them(make: Make) -> None:
+    model = make(height=160, width=160)
+    raw = model(torch.rand(1, 3, 160, 160))
+    targets = Targets(torch.tensor([[[70.0, 70, 74, 74]]]), torch.zeros(1, 1, dtype=torch.long))
+    found = []
+    for forced in ("first", "all"):
+        model.use_training_options(SsdTrainingOptions.model_validate({"forced_priors": forced}))
+        found.append(float(model.loss(raw, targets)["num_pos"]))
+    assert found[0] == 1.0 < found[1]
+
+
 def test_the_match_threshold_decides_how_many_priors_learn_a_box(make: Make) -> None:
     model = make(height=160, width=160)
     raw = model(torch.rand(2, 3, 160, 160))

@@ -15,6 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 from stdet.errors import QuantizationError
 from stdet.interfaces.deploy import CalibrationData, Evaluator
 from stdet_deploy_stm32.onnx_graph.session import new_session
+from stdet_deploy_stm32.quantize import modes
 from stdet_deploy_stm32.quantize.inspection import NO_NOISE_DB, SqnrMeter, group_effects, only, quantized_tensors, rank
 from stdet_deploy_stm32.quantize.int8 import Int8, make_int8
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
@@ -160,6 +161,22 @@ def test_the_mode_writes_file_ranking_and_picture(
     assert any(table.columns[-1] == "AP50" for table in result.tables)
     stored = {p.key: p.value for p in onnx.load(out).metadata_props}["stdet.quantization"]
     assert json.loads(stored) == json.loads(json.dumps(result.record))
+
+
+def test_tensors_are_ranked_with_as_many_images_as_asked(
+    saved: Path, section: Section, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter, asked = modes.SqnrMeter, []
+
+    def counting(*arguments: Any) -> Any:
+        made = meter(*arguments)
+        asked.append(len(made.images))
+        return made
+
+    monkeypatch.setattr(modes, "SqnrMeter", counting)
+    config = section(operating_mode="inspection", iterative_quant_parameters={"inspection_images": 3})
+    run_mode(Job(saved, tmp_path / "q.onnx", photos(), config, None, None))
+    assert asked == [3]
 
 
 def test_the_score_of_single_tensors_needs_an_evaluator(

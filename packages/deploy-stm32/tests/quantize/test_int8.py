@@ -516,6 +516,21 @@ def test_smoothquant_helps_where_one_channel_dwarfs_the_others(
     assert better["sqnr_db"]["y"] > plain["sqnr_db"]["y"] + 6
 
 
+def test_how_to_smooth_decides_about_what_is_stored(
+    tmp_path: Path, detector: Build, section: Section, photos: Photos
+) -> None:
+    onnx.save(detector(residual=False), tmp_path / "f.onnx")
+
+    def made(**extra: Any) -> ModelProto:
+        options = section(params={"calibrate_method": "MinMax"}, extra={"SmoothQuant": True, **extra})
+        quantize_onnx(tmp_path / "f.onnx", tmp_path / "q.onnx", photos(), options)
+        return onnx.load(tmp_path / "q.onnx")
+
+    usual, stronger, beside = made(), made(SmoothQuantAlpha=0.9), made(SmoothQuantFolding=False)
+    assert not np.allclose(arrays(usual)["w1_scale"], arrays(stronger)["w1_scale"])
+    assert [[node.op_type for node in model.graph.node].count("Mul") for model in (usual, beside)] == [3, 5]
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 

@@ -246,6 +246,11 @@ def test_a_damaged_journal_is_named(search: Callable[..., dict], tmp_path: Path)
         search(50.0)
 
 
+def test_no_more_is_tried_than_allowed(search: Callable[..., dict]) -> None:
+    most = len(candidates()) + 1
+    assert len(search(0.0, max_trials=most)["trials"]) == most
+
+
 def test_too_few_trials_and_a_missing_budget_are_refused(
     search: Callable[..., dict], saved: Path, photos: Photos, section: Section, tmp_path: Path
 ) -> None:
