@@ -157,6 +157,15 @@ def test_each_key_of_the_samples_changes_them(made: Made, key: str, before: list
     assert not torch.equal(usual, pixels(loader(made(*given, f"dataset.{key}={after}"))))
 
 
+def test_the_last_epochs_without_strong_augmentation_show_whole_images(made: Made) -> None:
+    strong = [*PLAIN[:-1], "dataset.mosaic_prob=1", "training.epochs=2"]
+    closing, never = (loader(made(*strong, f"training.no_aug_epochs={count}")) for count in (1, 0))
+    whole = loader(made(*PLAIN, "training.epochs=2"))
+    assert torch.equal(pixels(closing, 1), pixels(whole, 1))
+    assert torch.equal(pixels(closing, 0), pixels(never, 0))
+    assert not torch.equal(pixels(closing, 1), pixels(never, 1))
+
+
 def test_expansion_of_the_other_recipe_changes_its_samples(made: Made) -> None:
     never, always = (pixels(loader(made(f"dataset.expand_prob={p}", ssd=True))) for p in (0, 1))
     assert not torch.equal(never, always)

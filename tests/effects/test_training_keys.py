@@ -268,6 +268,16 @@ def test_compile_is_asked_of_torch(train: Train, monkeypatch: pytest.MonkeyPatch
     assert len(compiled) == 1
 
 
+def test_batch_norm_is_synchronized_where_asked_for(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that does with two processes, `test_distributed.py` of core shows."""
+    asked: list[str] = []
+    monkeypatch.setattr("stdet.stages.train.synchronize_batch_norm", lambda model, device: asked.append(device))
+    train()
+    assert not asked
+    train("training.sync_batch_norm=True")
+    assert asked == ["cpu"]
+
+
 def test_the_device_is_the_one_asked_for_and_there(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, ["cuda", "cuda", "cpu"]), (False, ["cpu", None, "cpu"])):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
