@@ -385,6 +385,17 @@ def test_asymmetric_weights_use_all_steps(quantized: Callable[..., ModelProto]) 
     assert (stored["w2_quantized"].min(), stored["w2_quantized"].max()) == (-128, 127)
 
 
+def test_activations_asked_for_without_a_sign_are_the_same_numbers_with_one(
+    quantized: Callable[..., ModelProto],
+) -> None:
+    signed, unsigned = (arrays(quantized(params={"activType": kind})) for kind in ("Int8", "UInt8"))
+    named = {name.removesuffix("_int8"): value for name, value in unsigned.items()}
+    assert {"c1_zero_point", "c1_scale"} <= signed.keys() == named.keys()
+    assert all(
+        np.array_equal(named[name], value) and named[name].dtype == value.dtype for name, value in signed.items()
+    )
+
+
 def test_a_float_bias_on_request(quantized: Callable[..., ModelProto]) -> None:
     model = quantized(extra={"QuantizeBias": False})
     assert arrays(model)["b0"].dtype == np.float32

@@ -19,7 +19,9 @@ def _upper(value: object) -> object:
 
 class OnnxQuantParameters(Options):
     weightType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16, Int4, UInt4")
-    activType: str = Field("Int8", description="Int8, UInt8, Int16, UInt16")
+    activType: str = Field(
+        "Int8", description="Int8, UInt8 (which is stored as Int8, with the same numbers), Int16, UInt16"
+    )
     calibrate_method: str = Field("Sensitivity", description="of activation ranges")
     op_types_to_quantize: tuple[str, ...] | None = Field(None, description="only these operators")
     nodes_to_quantize: tuple[str, ...] | None = Field(None, description="only these nodes")
