@@ -90,6 +90,13 @@ def test_commands_that_only_look_import_nothing_heavy(arguments: list[str], conf
     assert "HEAVY []" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["list", "models"], ["list", "targets"], ["plugins"]], ids=" ".join)
+def test_a_list_needs_no_numpy(arguments: list[str]) -> None:
+    code = HEAVY.format(arguments=arguments).replace('"torch",', '"numpy",', 1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "HEAVY []" in done.stderr, done.stderr
+
+
 def test_lists_show_name_origin_version_and_state() -> None:
     found = {line["name"]: line for line in document(stdet("list", "models", "--json"))}
     milli = found["st_yolodv2milli_actrelu_pt"]

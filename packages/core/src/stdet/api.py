@@ -16,15 +16,14 @@ from stdet.errors import ConfigError, Rejected
 from stdet.extras import command, has, need
 from stdet.plugins.loader import PluginState, load_plugins
 from stdet.runs.folder import log_file, new_folder
-from stdet.runs.record import RunRecord
-from stdet.runs.summary import summary
-from stdet.structures import Table
 
 if TYPE_CHECKING:
     from stdet.config import Config
     from stdet.engine.callbacks import Callback
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
+    from stdet.runs.record import RunRecord
+    from stdet.structures import Table
 
 
 @dataclass(frozen=True)
@@ -192,6 +191,7 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet.fitting import before_training
     from stdet.interfaces.reporter import SilentReporter
     from stdet.nn.distributed import from_main, is_main, process_group
+    from stdet.runs.record import RunRecord
     from stdet.stages.agreement import check_agreement
     from stdet.stages.libraries import check_libraries
     from stdet.stages.run import Run
@@ -222,6 +222,8 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
 
 
 def _result(record: RunRecord) -> RunResult:
+    from stdet.runs.summary import summary
+
     table = summary(record)
     return RunResult(record.folder, record.document(), [*record.tables, *([table] if table.rows else [])])
 

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from stdet.errors import PluginError
-from stdet.interfaces.deploy import Overflow
 from stdet.plugins.hookspecs import RegisterTarget
+
+if TYPE_CHECKING:
+    from stdet.interfaces.deploy import Overflow
 
 KIB = 1024
 MODELLED = ("neural-art", "cortex-m7")
@@ -110,6 +113,8 @@ class Board:
         Args:
             internal_bytes, external_bytes: of activations, in RAM inside and outside; outside is what finds no room inside.
         """
+        from stdet.interfaces.deploy import Overflow  # imports numpy, which a list of boards does without
+
         if self.ram_kib is None or self.flash_kib is None:
             return None, ()
         overflows = []
