@@ -332,3 +332,18 @@ def test_lines_of_progress_say_rate_and_time_left(
 def test_the_time_budget_of_the_command_line_is_the_configs() -> None:
     assert _budget(["a=1"], "30m") == ["a=1", "training.time_budget=30m"]
     assert _budget(None, None) == []
+
+
+def test_a_config_whose_files_are_not_there_does_not_pass_the_check(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "operation_mode: evaluation\nmodel: {model_name: ssdlite_mobilenetv2_pt, model_path: no.pth}\n"
+        f"dataset:\n  val_images_path: {tmp_path / 'images'}\n  val_annotations_path: {tmp_path / 'a.json'}\n"
+    )
+    done = stdet("config", "check", str(config))
+    assert done.returncode == 2
+    assert "c.yaml:2: model.model_path: there is nothing at no.pth" in done.stderr
+    assert f"c.yaml:5: dataset.val_annotations_path: there is nothing at {tmp_path / 'a.json'}" in done.stderr
+    (tmp_path / "a.json").touch()
+    assert stdet("config", "check", str(config), f"model.model_path={config}").returncode == 0

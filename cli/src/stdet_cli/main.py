@@ -212,7 +212,7 @@ def config_check(config: ConfigFile, overrides: Overrides = None, as_json: Json 
     with session(as_json) as ui:
         from stdet import api
 
-        ui.checked(config, api.load_config(config, overrides or ()))
+        ui.checked(config, api.check_config(config, overrides or ()))
 
 
 @config_app.command("show")

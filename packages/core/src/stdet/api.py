@@ -90,6 +90,24 @@ def load_deployment(what: Path, overrides: Sequence[str] = ()) -> Config:
     return load_text("", "command line", given, _plugins()[0], operation_mode="deployment")
 
 
+def check_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """As `load_config`, for who asks whether a config can run here: files that it names and that aren't there are mistakes.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    from stdet.config import ConfigProblems, Problem, absent_files
+
+    config = load_config(path, overrides)
+    problems = [
+        Problem(config.places.get(key, str(path)), key, f"there is nothing at {file}")
+        for key, file in absent_files(config)
+    ]
+    if problems:
+        raise ConfigProblems(str(path), problems)
+    return config
+
+
 def named_config(
     path: Path | None, overrides: Sequence[str], folder: Path | None = None, name: str | None = None
 ) -> tuple[Path, list[str]]:

@@ -3,6 +3,7 @@
 from stdet.config.checked import (
     Config,
     Contributed,
+    absent_files,
     given_preprocess,
     merge_preprocess,
     preprocess_of,
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigProblems",
     "Contributed",
     "Problem",
+    "absent_files",
     "given_preprocess",
     "load",
     "load_text",

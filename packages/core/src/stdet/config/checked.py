@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -223,3 +224,18 @@ def _fit(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def to_yaml(config: Config) -> str:
     """The config with every default filled in; loading it gives an equal config."""
     return yaml.safe_dump(config.document(), sort_keys=False, allow_unicode=True)
+
+
+def absent_files(config: Config) -> list[tuple[str, Path]]:
+    """(key, path) of every file and folder that a config names and that isn't there."""
+    section, found = config.dataset, []
+    keys = [
+        f"{split}_{what}" for split in ("train", "val", "test") for what in ("images_path", "annotations_path", "split")
+    ]
+    for key in (*keys, "prediction_path", "quantization_path", "classes_file_path"):
+        value = getattr(section, key)
+        found += [(f"dataset.{key}", path) for path in (value if isinstance(value, tuple) else (value,))]
+    found.append(("model.model_path", config.model.model_path))
+    resume = config.training.resume_training_from
+    found.append(("training.resume_training_from", resume if isinstance(resume, Path) else None))
+    return [(key, path) for key, path in found if path is not None and not path.exists()]

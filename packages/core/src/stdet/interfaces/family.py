@@ -74,15 +74,15 @@ class ModelFamily:
     min_size: int
     box_coding: str
     strides: tuple[int, ...]
-    unused_preprocessing: tuple[str, ...] = ()
     no_aug_epochs: int = 0
     model_options: type[Options] = Options
-    width_option: str = ""
     training_options: type[Options] = Options
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     weights: str = ""
     heads: tuple[HeadForm, ...] = ()
+    unused_preprocessing: tuple[str, ...] = ()
+    width_option: str = ""
 
     def spec(
         self,
