@@ -1,11 +1,15 @@
-"""No test leaves anything in the user's cache folder."""
+"""No test leaves anything in the user's cache folder, and a Ctrl-C means what it means on a terminal."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

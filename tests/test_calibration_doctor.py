@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from stdet import api
-from stdet.errors import DataError, StdetError
+from stdet.errors import ConfigError, DataError, StdetError
 from stdet.interfaces.reporter import SilentReporter
 from stdet.quantizing.data_check import IDS
 
@@ -130,7 +130,6 @@ def twice(folder: Path) -> None:
         (twice, [], {"duplicates": "warning"}),
         (evaluated, [], {"overlap": "error"}),
         (evaluated, ["quantization.allow_overlap=True"], {"overlap": "warning"}),
-        (nothing, ["preprocessing.color_mode=rgb"], {"preprocessing": "error"}),
         (nothing, ["dataset.quantization_path=null"], {}),
         (twice, ["dataset.quantization_path={folder}/val"], {"size": "warning", "overlap": "error"}),
     ],
@@ -152,6 +151,17 @@ def test_the_doctor_says_the_same_to_both_who_ask(
         assert any(refusal in message for message in told)
     else:
         assert found == expected
+
+
+def test_another_preprocessing_than_the_models_is_an_error_to_both_who_ask(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quantizing doesn't even begin: the config contradicts the file."""
+    given = ["preprocessing.color_mode=rgb"]
+    checked, failed, _ = by_data_check(config, given)
+    assert (checked, failed) == ({"preprocessing": "error"}, True)
+    with pytest.raises(ConfigError, match=r"makes color_mode rgb, but the file was made with bgr"):
+        by_quantize(config, given, monkeypatch)
 
 
 def by_data_check(config: Path, overrides: list[str]) -> tuple[dict[str, str], bool, list[str]]:

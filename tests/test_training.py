@@ -179,11 +179,13 @@ def told(run: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_that_fails_is_not_called_finished(data: Path) -> None:
+    other = data / "other.pth"
+    torch.save({"somebody": torch.zeros(1), "elses": torch.zeros(1)}, other)
     (data / "config.yaml").write_text(
-        f"operation_mode: evaluation\nmodel: {{ model_name: {SSD}, model_path: no.pth }}\n"
+        f"operation_mode: evaluation\nmodel: {{ model_name: {SSD}, model_path: {other} }}\n"
     )
     config = api.load_config(data / "config.yaml", [f"hydra.run.dir={data / 'run'}", *paths(data, "coco")])
-    with pytest.raises(StdetError, match=r"no\.pth"):
+    with pytest.raises(StdetError, match=r"other\.pth"):
         api.run(config, SilentReporter())
     assert told(data / "run")[-1] == {"outcome": "failed"}
 

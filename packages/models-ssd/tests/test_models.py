@@ -246,9 +246,10 @@ def test_a_single_value_a_channel_leaves_the_running_statistics_alone(make: Make
 
 
 def test_losses_under_bfloat16_are_finite_and_near_those_of_float32(name: str, make: Make) -> None:
+    count = 16  # batch norm sees as few values a channel where the map is one pixel, and rounding moves them
     model = make(name, 2, 128, 128).train()
-    images = torch.rand(4, 3, 128, 128) * 2 - 1
-    targets = Targets(torch.tensor([[20.0, 30, 90, 100]]).expand(4, 1, 4), torch.zeros(4, 1, dtype=torch.long))
+    images = torch.rand(count, 3, 128, 128) * 2 - 1
+    targets = Targets(torch.tensor([[20.0, 30, 90, 100]]).expand(count, 1, 4), torch.zeros(count, 1, dtype=torch.long))
     with torch.autocast("cpu", torch.bfloat16):
         raw = model(images)
         inside = model.loss(raw, targets)
