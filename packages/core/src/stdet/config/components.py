@@ -10,7 +10,7 @@ from stdet.config.rules import SPLIT_KEYS, Catalogue
 from stdet.errors import PluginError, StdetError, UnavailableError
 from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import ModelFamily, Options
-from stdet.interfaces.target import TargetFacts
+from stdet.interfaces.target import NEUTRAL, TargetFacts
 from stdet.known import known
 from stdet.modes import DATA, Mode
 
@@ -76,9 +76,7 @@ class Chooser:
         """
         mode, raw = self._mode, self._raw
         name = self._reader_name()
-        reader = self._ask(
-            "dataset.dataset_name", self._catalogue.reader, name, self._reads_data(), ("dataset",), is_given=True
-        )
+        reader = self._ask("dataset.dataset_name", self._catalogue.reader, name, self._reads_data(), ("dataset",))
         recipe = raw["dataset"].get("augmentation") or (family.augmentation if family else None)
         recipe_key = "dataset.augmentation" if raw["dataset"].get("augmentation") else "model.model_name"
         recipe_options = recipe and self._ask(
@@ -98,8 +96,7 @@ class Chooser:
             self._catalogue.target,
             board,
             mode.uses_target,
-            ("quantization", "evaluation", "prediction", "benchmarking", "tools", "deployment"),
-            is_given="board" in raw["benchmarking"],
+            tuple(NEUTRAL),
         )
         parts = []
         if reader is not None:
@@ -161,7 +158,6 @@ class Chooser:
         name: str,
         needed: bool,
         sections: tuple[str, ...],
-        is_given: bool = False,
     ) -> T | None:
         """The facts of a component.
 
@@ -169,7 +165,6 @@ class Chooser:
             key: that names it.
             needed: whether it matters that it isn't installed or broken; a wrong name is a mistake in any case.
             sections: whose keys can't be judged without it.
-            is_given: whether the config itself names it.
         """
         try:
             return facts(name)

@@ -22,14 +22,6 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
 class Section(Options):
     """Base of all sections that are core's own; those that a deploy target extends are in `stdet.interfaces.target`."""
 
