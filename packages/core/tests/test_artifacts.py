@@ -22,6 +22,7 @@ from stdet.artifacts import (
     atomic_folder,
     atomic_path,
     cache_folder,
+    is_onnx,
     remove_leftovers,
     sha256_file,
     write_bytes,
@@ -29,6 +30,37 @@ from stdet.artifacts import (
     write_text,
 )
 from stdet.errors import ArtifactError
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "onnx_file"),
+    [
+        ("model.ONNX", "onnx", True),
+        ("model.bin", "onnx", True),
+        ("best.pth", "onnx", True),
+        ("best.onnx", "checkpoint", False),
+        ("best.onnx", "old checkpoint", False),
+        ("empty.onnx", "empty", True),
+        ("missing.onnx", None, True),
+        ("missing.pth", None, False),
+        ("config.yaml", "text", False),
+    ],
+)
+def test_a_model_is_told_by_what_it_holds(tmp_path: Path, name: str, content: str | None, onnx_file: bool) -> None:
+    path = tmp_path / name
+    if content == "onnx":
+        graph = helper.make_graph([], "g", [], [])
+        onnx.save(helper.make_model(graph), path)
+    elif content is not None and "checkpoint" in content:
+        torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=content == "checkpoint")
+    elif content is not None:
+        path.write_text("" if content == "empty" else "operation_mode: training\n", encoding="utf-8")
+    assert is_onnx(path) == onnx_file
+
+
+def test_a_pipe_is_not_read_to_tell_a_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    assert is_onnx(tmp_path / "model.onnx")
 
 
 def test_what_is_written_is_there_with_its_folders_and_ordinary_permissions(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_options_that_do_not_go_together_are_told_with_their_key(keys: dict[str,
 
 def test_somebody_elses_int8_file_has_no_place_in_a_chain_that_scores() -> None:
     assert not mistakes("chain_qb", "a.onnx", operating_mode="normalise")
+    assert not mistakes("chain_qb", "A.ONNX", operating_mode="normalise")
     assert "no place in chain_eqe" in mistakes("chain_eqe", "a.onnx", operating_mode="normalise")[0]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from stdet.artifacts import ModelFile, write_json, write_text
+from stdet.artifacts import ModelFile, is_onnx, write_json, write_text
 from stdet.errors import ConfigError, Rejected
 from stdet.extras import command, has, need
 from stdet.plugins.loader import PluginState, load_plugins
@@ -84,7 +84,7 @@ def load_deployment(what: Path, overrides: Sequence[str] = ()) -> Config:
     """
     from stdet.config import load_text
 
-    if what.suffix.lower() != ".onnx":
+    if not is_onnx(what):
         return load_config(what, overrides, "deployment")
     given = [f"model.model_path={json.dumps(str(what))}", *overrides]
     return load_text("", "command line", given, _plugins()[0], operation_mode="deployment")
@@ -267,11 +267,11 @@ def bench(
     """
     chosen = [f"benchmarking.board={json.dumps(board)}"] if board is not None else []
     chosen += [f"benchmarking.backends={json.dumps(list(backends))}"] if backends else []
-    files = [Path(name) for name in what if name.lower().endswith(".onnx") and "=" not in name]
+    files = [Path(name) for name in what if is_onnx(Path(name)) and ("=" not in name or Path(name).is_file())]
     if not files:
         return run(load_config(Path(what[0]), [*what[1:], *chosen], "benchmarking"), reporter)
     if len(files) < len(what):
-        other = next(name for name in what if Path(name).suffix.lower() != ".onnx")
+        other = next(name for name in what if Path(name) not in files)
         raise ConfigError(f"{other} stands among ONNX files", "name ONNX files only, or a config and key=value")
     return _bench_files(files, chosen, output, reporter)
 

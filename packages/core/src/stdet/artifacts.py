@@ -25,6 +25,8 @@ LFS_MARKER = b"version https://git-lfs"
 """What a Git LFS pointer begins with, which a clone without LFS has in place of a large file."""
 PICKLED = (b"PK\x03\x04", b"\x80")
 """What files of `torch.save` begin with: a zip archive, in old ones a pickle."""
+ONNX_START = b"\x08"
+"""What ONNX files begin with: the tag of the number of their format."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,18 @@ class ModelFile:
         if start.startswith(PICKLED):
             return cls(path, "checkpoint")
         return cls(path, "int8" if admit(path).quantized else "float")
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file is an ONNX model: by how it begins, by its name where there is none or its beginning tells nothing."""
+    start = b""
+    with suppress(OSError):
+        if path.is_file():  # a pipe would wait
+            with path.open("rb") as file:
+                start = file.read(4)
+    if start.startswith((*PICKLED, ONNX_START)):
+        return start.startswith(ONNX_START)
+    return path.suffix.lower() == ".onnx"
 
 
 @contextmanager

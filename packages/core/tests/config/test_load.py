@@ -429,6 +429,14 @@ def test_contradictions_are_found(text: str, message: str) -> None:
     assert any(message in p for p in problems(yaml.safe_dump(tree)))
 
 
+def test_what_can_be_trained_is_told_by_what_the_file_holds(tmp_path: Path) -> None:
+    checkpoint, network = tmp_path / "best.onnx", tmp_path / "best.pth"
+    checkpoint.write_bytes(b"PK\x03\x04")
+    network.write_bytes(b"\x08\x0a")
+    assert read(BASE, f"model.model_path={checkpoint}").model.model_path == checkpoint
+    assert "can't be trained" in problems(BASE, f"model.model_path={network}")[0]
+
+
 def test_a_target_judges_its_keys_where_something_is_asked_of_it() -> None:
     text = BASE.replace("training\nmodel:\n", "chain_tqe\nmodel:\n  model_path: a.pth\n")
     text += "training: {quantization_aware: Int4}\nquantization: {granularity: per_tensor}\n"

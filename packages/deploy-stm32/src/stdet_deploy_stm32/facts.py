@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stdet.artifacts import is_onnx
 from stdet.errors import QuantizationError
 from stdet.interfaces import target
 from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest
@@ -53,7 +54,7 @@ def _check_normalising(request: TargetRequest, section: GeneralQuantization) -> 
         yield Mistake("quantization.operating_mode", f"normalise has no place in {request.mode.name}", allowed)
     if section.max_drop is not None:
         yield Mistake("quantization.max_drop", "normalise has no float model to compare with")
-    if request.model_path is None or request.model_path.suffix != ".onnx":
+    if request.model_path is None or not is_onnx(request.model_path):
         yield Mistake("model.model_path", "normalise needs the ONNX file of another tool")
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from stdet.artifacts import is_onnx
 from stdet.config import schema as sections
 from stdet.config.checked import Config, Contributed
 from stdet.config.components import Chooser, Chosen, Contribution
@@ -199,8 +200,8 @@ class _Checker:
             elif kind is not None:
                 family = self._catalogue.family_of_type(str(kind))
         except UnavailableError as error:
-            onnx = str(raw.get("model_path") or "").endswith(".onnx")
-            if not onnx or mode.trains or mode.evaluates or mode.predicts:
+            path = raw.get("model_path")
+            if not (isinstance(path, str) and is_onnx(Path(path))) or mode.trains or mode.evaluates or mode.predicts:
                 self._problem("model.model_type" if name is None else "model.model_name", in_one_line(error))
             return None
         except StdetError as error:

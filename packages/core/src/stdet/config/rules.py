@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from stdet.artifacts import is_onnx
 from stdet.config import schema as sections
 from stdet.config.checked import evaluation_split, merge_preprocess, missing_keys, unlike_published
 from stdet.config.problems import in_one_line, nearest
@@ -120,7 +121,7 @@ class Rules:
             self.problem(
                 "model.model_name", f"missing; {mode.name} needs it", ", ".join(self.catalogue.names("models"))
             )
-        if mode.trains and model.model_path is not None and model.model_path.suffix == ".onnx":
+        if mode.trains and model.model_path is not None and is_onnx(model.model_path):
             self.problem("model.model_path", f"an ONNX file can't be trained; found {str(model.model_path)!r}")
         if model.num_classes is not None and dataset.class_names and model.num_classes != len(dataset.class_names):
             self.problem(
