@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from stdet.api import DataPaths
 
 app = typer.Typer(
-    help="Check, describe, cut down, convert, show and make data sets.", no_args_is_help=True, rich_markup_mode=None
+    help="Check, describe, cut down, split, convert, show and make data sets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML config file")]
@@ -170,6 +172,30 @@ def subset(
                 keep_empty=keep_empty,
             )
         )
+
+
+@app.command("split")
+def split_(
+    output: Output,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    val: Annotated[float, typer.Option(help="validation: a share below 1, or a number of images; 0 for none")] = 0.2,
+    test: Annotated[float, typer.Option(help="test: likewise")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="of the draw")] = 0,
+    format_name: Format = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    names: Names = None,
+    split: Split = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Divide a data set into train, val and test, classes alike, look-alikes together; the images stay where they are."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        checked = api.load_data_config(config, overrides or (), _paths(format_name, images, annotations, names, split))
+        ui.result(api.split_data(checked, ui.reporter, output, val=val, test=test, seed=seed, split=split))
 
 
 @app.command()

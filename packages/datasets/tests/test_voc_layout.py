@@ -66,3 +66,10 @@ def test_an_image_in_two_lists_is_refused(tmp_path: Path) -> None:
     one = make_year(tmp_path, "VOC2007", {"000005": "dog"})
     with pytest.raises(DataError, match="two split lists name 000005"):
         VocDataset(DatasetRequest("train", split_path=(one, one)))
+
+
+def test_an_image_whose_own_name_ends_as_a_vote_does_is_found(tmp_path: Path) -> None:
+    names = make_year(tmp_path, "VOC2007", {"photo 1": "cat", "other": "cat"})
+    names.write_text("photo 1\nother -1\n")
+    dataset = VocDataset(DatasetRequest("train", split_path=names))
+    assert [path.stem for i in range(2) if (path := dataset.annotation(i).path)] == ["photo 1", "other"]

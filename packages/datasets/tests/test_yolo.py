@@ -180,3 +180,27 @@ def test_no_label_or_class_file_makes_the_reader_fail_with_anything_but_a_data_e
             a = dataset.annotation(index)
             assert np.isfinite(a.boxes).all()
             assert (a.boxes[:, 2:] > a.boxes[:, :2]).all()
+
+
+def test_lists_choose_images_by_name_with_or_without_suffix(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"c.txt": "0 .5 .5 .5 .5"}, ("a.png", "b.1.png", "c.png"))
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("c.png\nb.1\n")
+    two.write_text("a\n")
+
+    def named(*lists: Path) -> list[str]:
+        dataset = read(folder, "cat", split_path=lists if len(lists) > 1 else lists[0])
+        return [path.name for i in range(len(dataset)) if (path := dataset.annotation(i).path)]
+
+    assert named(one) == ["c.png", "b.1.png"]
+    assert named(one, two) == ["c.png", "b.1.png", "a.png"]
+    assert len(read(folder, "cat", split_path=one).annotation(0).labels) == 1
+    two.write_text("a\nc\n")
+    with pytest.raises(DataError, match=r"lists name c\.png twice"):
+        named(one, two)
+    two.write_text("a\nnowhere.jpg\n")
+    with pytest.raises(DataError, match=r"nowhere\.jpg, named in .*two\.txt"):
+        named(two)
+    two.write_text("../a\n")
+    with pytest.raises(DataError, match="leaves the folder"):
+        named(two)

@@ -490,3 +490,32 @@ def write_data(
     target = Output(output, to or str(config.dataset.dataset_name), image_files)
     document = write_dataset(source, splits, Selection(**selection), target, reporter)
     return RunResult(output, document, [written_table(document["splits"])])
+
+
+def split_data(
+    config: Config,
+    reporter: Reporter,
+    output: Path,
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    split: str | None = None,
+) -> RunResult:
+    """Divide a data set into training, validation and test images; the images and their annotations are left alone.
+
+    Args:
+        output: folder for the lists, or annotation files, of each side; must not exist yet.
+        val, test: a share below 1, or a number of images; 0 makes no such side.
+        seed: of the draw.
+        split: which one to divide; None takes the only one that the config names.
+
+    Raises:
+        StdetError: see `stdet.datatools.split.split_dataset`; nothing is written then.
+    """
+    from stdet.data.source import DataSource
+    from stdet.datatools.split import Shares, split_dataset
+    from stdet.datatools.tables import split_table
+
+    document = split_dataset(DataSource(config, _plugins()[0]), split, Shares(val, test), seed, output, reporter)
+    return RunResult(output, document, [split_table(document)])

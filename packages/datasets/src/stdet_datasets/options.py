@@ -25,7 +25,7 @@ class SyntheticOptions(Options):
 
 COCO = ReaderFacts()
 VOC = ReaderFacts(split_lists=True, aliases=("pascal_voc",))
-YOLO = ReaderFacts(needs=("images_path",), aliases=("darknet_yolo",))
+YOLO = ReaderFacts(needs=("images_path",), split_lists=True, aliases=("darknet_yolo",), list_is_enough=False)
 SYNTHETIC = ReaderFacts(options=SyntheticOptions, needs=())
 
 

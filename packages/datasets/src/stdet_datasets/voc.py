@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +25,12 @@ from stdet_datasets.packed import (
     PackedDataset,
     absent,
     clean_boxes,
-    is_inside,
     notes_on,
     pack,
     replay,
     resolve_classes,
 )
+from stdet_datasets.split_list import listed_names
 
 TRUE, FALSE = {"1", "true", "yes"}, {"", "0", "false", "no", "unspecified"}
 """What `difficult` says, in any capitals."""
@@ -175,22 +174,13 @@ def _pack(names: list[str], files: list[Path], sizes: np.ndarray, request: Datas
 def _split_names(path: Path | None, xml_folder: Path) -> list[str]:
     if path is None:
         return sorted(p.stem for p in xml_folder.glob("*.xml"))
-    check_file(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the split list {path}: {error}", "check the split paths of dataset") from error
-    # VOC's lists of one class say 1, 0 or -1 after the name; the name itself may have spaces.
-    names = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
-    if not names:
-        raise DataError(f"the split list {path} is empty")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"the split list {path} names {name} twice")
-    outside = next((name for name in names if not is_inside(name)), None)
-    if outside is not None:
-        raise DataError(f"the split list {path} has {outside!r}, which leaves the folder", "mend the list")
-    return names
+
+    def name_of(line: str) -> str:
+        """VOC's lists of one class say 1, 0 or -1 after the name; the name itself may have spaces."""
+        name = re.sub(r"\s+(-1|0|1)$", "", line)
+        return line if name != line and (xml_folder / f"{line}.xml").is_file() else name
+
+    return listed_names(path, name_of)
 
 
 def _read(path: Path) -> list[_Object]:

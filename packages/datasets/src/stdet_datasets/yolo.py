@@ -21,12 +21,14 @@ from stdet_datasets.packed import (
     Classes,
     Objects,
     PackedDataset,
+    absent,
     clean_boxes,
     notes_on,
     pack,
     replay,
     resolve_classes,
 )
+from stdet_datasets.split_list import listed_names
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Ten times as fast, where PyYAML was built with it."""
@@ -42,7 +44,8 @@ LARGEST_SHARE = 1.001
 
 
 class YoloDataset(PackedDataset):
-    """The images of a folder, folders in it included, and their label files.
+    """The images of a folder, folders in it included, or those that lists name, and their label files. A list names images
+    inside the folder, with or without suffix.
 
     The label file of `a/b.jpg` is `a/b.txt` in the annotations folder; without one, in the folder `labels` beside the
     folder `images` that holds the images, else beside the image. An image without a label file has no objects.
@@ -59,8 +62,10 @@ class YoloDataset(PackedDataset):
         labels = _labels_folder(folder, request.annotations_path, f"{request.split}_annotations_path")
         complaints = Complaints(request)
         names = _files_below(folder, SUFFIXES)
-        files = [labels / Path(name).with_suffix(".txt") for name in names]
         _match(names, labels, complaints)
+        if request.split_path is not None:
+            names = _listed(names, folder, request.split_path, complaints)
+        files = [labels / Path(name).with_suffix(".txt") for name in names]
         sizes = measure_images(folder, names, whole=complaints.skip, complaints=complaints)
         use = np.flatnonzero((sizes > 0).all(1)).tolist()
         names, files, sizes = [names[row] for row in use], [files[row] for row in use], sizes[use]
@@ -96,6 +101,22 @@ def _files_below(folder: Path, suffixes: set[str]) -> list[str]:
         prefix = "" if inner == "." else f"{inner}/"
         found += [prefix + name for name in files if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
     return sorted(found)
+
+
+def _listed(names: list[str], folder: Path, lists: Path | tuple[Path, ...], complaints: Complaints) -> list[str]:
+    """Those of `names` that split lists name, in the lists' order."""
+    by_stem = {os.path.splitext(name)[0]: name for name in names}  # noqa: PTH122
+    there, found = set(names), dict[str, None]()
+    for path in lists if isinstance(lists, tuple) else (lists,):
+        for line in listed_names(path):
+            name = line if line in there else by_stem.get(line)
+            if name is None:
+                complaints.add("missing images", f"{absent(folder / line)}, named in {path}")
+            elif name in found:
+                raise DataError(f"the split lists name {name} twice", "an image may be there once only")
+            else:
+                found[name] = None
+    return list(found)
 
 
 def _match(names: list[str], labels: Path, complaints: Complaints) -> None:

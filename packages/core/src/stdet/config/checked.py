@@ -120,7 +120,7 @@ def _applied(p: Preprocess, unused: Collection[str]) -> dict[str, Any]:
 
 def missing_keys(section: sections.Dataset, reader: ReaderFacts, split: str) -> list[str]:
     """The keys without which the reader can't find a split, and that aren't given."""
-    if reader.split_lists and getattr(section, f"{split}_split"):
+    if reader.split_lists and reader.list_is_enough and getattr(section, f"{split}_split"):
         return []
     return [key for need in reader.needs if getattr(section, key := f"{split}_{need}") is None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from stdet.data.source import DataSource
 from stdet.datatools.duplicates import Prints, check_duplicates
 from stdet.datatools.findings import FAULT_CHECKS, SEVERITIES, Finding, found
 from stdet.datatools.fingerprints import Fingerprints, fingerprint, path_of
-from stdet.datatools.splits import MAX_EXAMPLES, Columns, OpenedSplit, columns_of, open_split
+from stdet.datatools.splits import MAX_EXAMPLES, Columns, OpenedSplit, columns_of, open_split, splits_of
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import Reporter
 
@@ -76,6 +77,8 @@ def check_dataset(
             from stdet.datatools.assignment import check_assignment  # needs torch, which takes 600 MiB
 
             findings += check_assignment(source, one.opened.dataset.class_names, one.columns)
+    if examined and splits_of(source) == ("train",):
+        findings.append(_unsplit(source, examined[0]))
     if read_images:
         prints = [(e.opened, e.prints) for e in examined if e.prints is not None]
         findings += check_duplicates(prints)
@@ -109,6 +112,15 @@ def _faults(one: Examined) -> Iterator[Finding]:
     for kind, count in log.counts.items():
         check, severity = FAULT_CHECKS.get(kind, ("D099", "error"))
         yield Finding(check, severity, one.name, f"{count} {kind}", count, tuple(log.examples[kind]))
+
+
+def _unsplit(source: DataSource, one: Examined) -> Finding:
+    section = source.config.dataset
+    paths = {"images": section.train_images_path, "annotations": section.train_annotations_path}
+    options = [f"--{name} {shlex.quote(str(path))}" for name, path in paths.items() if path is not None]
+    command = f"stdet data split --format {section.dataset_name} {' '.join(options)} --val 0.2 --test 0.1 -o split"
+    message = "there are no validation images to judge a training by; divide these"
+    return found("D106", one.name, message, len(one.columns.sizes), [command])
 
 
 def _classes(one: Examined) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ CHECKS: dict[str, tuple[str, Severity]] = {
     "D103": ("images without objects", "info"),
     "D104": ("objects annotated twice", "warning"),
     "D105": ("a set without a single object that counts", "error"),
+    "D106": ("training images without validation images", "info"),
     "D201": ("images that are in a split twice", "warning"),
     "D202": ("images shared by training and validation or test", "error"),
     "D203": ("images shared by validation and test", "warning"),

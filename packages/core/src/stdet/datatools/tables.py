@@ -71,3 +71,13 @@ def written_table(splits: dict[str, Any]) -> Table:
         for name, s in splits.items()
     ]
     return Table("written", ["split", "images", "boxes", "ignored", "annotations"], rows)
+
+
+def split_table(document: dict[str, Any]) -> Table:
+    """One row a side of `split_dataset`, with the objects of each class."""
+    names = document["class_names"]
+    rows = [
+        [side, str(s["images"]), str(s["wanted"]), *(str(s["objects"][name]) for name in names)]
+        for side, s in document["splits"].items()
+    ]
+    return Table("split", ["side", "images", "asked for", *names], rows)

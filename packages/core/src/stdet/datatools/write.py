@@ -83,15 +83,16 @@ def write_dataset(
             it; or the folder exists. Nothing is left behind then.
     """
     make = source.catalogue.writer(output.to)
+    absent = frozenset({"missing images"} if output.image_files == "reference" else ())
     document: dict[str, Any] = {"format": "stdet.data-written/1", "folder": str(output.folder), "splits": {}}
     with atomic_folder(output.folder) as folder:
         section: dict[str, Any] = {"dataset_name": output.to}
         for opened in open_with_all_classes(source, splits):
-            _settle(source, opened, output, reporter)
+            settle(source, opened, absent, reporter)
             names, labels = _labels(opened.dataset.class_names, selection.classes)
             section["class_names"] = list(names)
-            copy = _Split(
-                opened, _images_folder(source, opened), make(WriteRequest(folder, opened.name, names)), output, labels
+            copy = SplitCopy(
+                opened, images_folder(source, opened), make(WriteRequest(folder, opened.name, names)), output, labels
             )
             record, keys = copy.write(_chosen(opened.dataset, labels, selection), folder, reporter)
             document["splits"][opened.name] = record
@@ -100,19 +101,22 @@ def write_dataset(
     return document | {"config": str(output.folder / "dataset.yaml"), "class_names": section["class_names"]}
 
 
-def _settle(source: DataSource, opened: OpenedSplit, output: Output, reporter: Reporter) -> None:
-    """Stop at faults, or say what is left out, as the config wants it. Images are needed only where they are copied."""
-    absent = frozenset({"missing images"} if output.image_files == "reference" else ())
+def settle(source: DataSource, opened: OpenedSplit, harmless: frozenset[str], reporter: Reporter) -> None:
+    """Stop at faults, or say what is left out, as the config wants it.
+
+    Args:
+        harmless: kinds that are neither, beside `HARMLESS_FAULTS`: images that are missing, where none is read.
+    """
     if told := opened.faults.summary(frozenset(opened.faults.counts) - HARMLESS_FAULTS):
         reporter.note(f"{opened.name} set: {told}")
-    text = opened.faults.summary(absent | HARMLESS_FAULTS)
+    text = opened.faults.summary(harmless | HARMLESS_FAULTS)
     if text and source.config.dataset.on_bad_data == "error":
         raise DataError(f"{opened.name} set: {text}", "mend the data, or set dataset.on_bad_data=skip")
     if text:
         reporter.note(f"{opened.name} set: left out {text}")
 
 
-def _images_folder(source: DataSource, opened: OpenedSplit) -> Path | None:
+def images_folder(source: DataSource, opened: OpenedSplit) -> Path | None:
     """What the names of the images count from; None for generated ones."""
     given: Path | None = getattr(source.config.dataset, f"{opened.name}_images_path")
     if given is not None:
@@ -150,7 +154,7 @@ def _chosen(dataset: DetectionDataset, labels: np.ndarray, selection: Selection)
 
 
 @dataclass
-class _Split:
+class SplitCopy:
     """One split on its way from its reader to its writer."""
 
     source: OpenedSplit

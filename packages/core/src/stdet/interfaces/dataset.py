@@ -22,14 +22,17 @@ class ReaderFacts:
         options: the reader's own keys in the `dataset` section.
         needs: which of a split's keys (`images_path`, `annotations_path`) it can't do without; none for a reader that
             generates its images or finds them by its own keys: it has every split then.
-        split_lists: whether `<split>_split`, lists of image names, mean something to it. A list stands in for `needs`.
+        split_lists: whether `<split>_split`, lists of image names, mean something to it: a line is the image's name in its
+            folder without suffix.
         aliases: other names of the format.
+        list_is_enough: whether a list stands in for `needs`.
     """
 
     options: type[Options] = Options
     needs: tuple[str, ...] = ("images_path", "annotations_path")
     split_lists: bool = False
     aliases: tuple[str, ...] = ()
+    list_is_enough: bool = True
 
 
 IMAGES_ALONE = ReaderFacts(needs=("images_path",))
