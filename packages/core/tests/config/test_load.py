@@ -720,6 +720,16 @@ def test_whoever_gives_a_part_of_the_normalisation_describes_all_of_it() -> None
     assert preprocess_of(read(SSD_BASE)) == SSD.preprocess
 
 
+def test_a_mean_of_raw_pixels_is_not_taken_from_scaled_ones() -> None:
+    """The reference's files have all four; one after the other they make -1.0 to -0.984 of every picture."""
+    config = read(SSD_BASE + GUIDE_NORMALISATION)
+    assert preprocess_of(config) == SSD.preprocess
+    assert [n for n in config.notes if "scale and offset do nothing, since they make -1 to 1 of pixels" in n]
+    imagenet = "preprocessing: {rescaling: {scale: 1/255}, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}\n"
+    both = preprocess_of(read(SSD_BASE + imagenet))
+    assert (both.scale, both.mean[0], both.std[0]) == (1 / 255, 0.485, 0.229)
+
+
 def test_the_resolved_config_shows_what_is_applied_to_a_pixel() -> None:
     shown = read(SSD_BASE + "preprocessing: {rescaling: {offset: -1}}\n").document()["preprocessing"]
     assert shown["rescaling"] == {"scale": 1.0, "offset": -1.0}

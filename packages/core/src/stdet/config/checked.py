@@ -159,7 +159,8 @@ def merge_preprocess(
 ) -> Preprocess:
     """What a `preprocessing` section says, over `base`.
 
-    Whoever gives one of scale, offset, mean and std describes the whole normalisation: the others become neutral.
+    Whoever gives one of scale, offset, mean and std describes the whole normalisation: the others become neutral. Scale and
+    offset are left out beside a mean of pixels that they didn't touch, as `mean_of_raw_pixels` tells.
 
     Args:
         base: what counts where the section is silent.
@@ -173,6 +174,8 @@ def merge_preprocess(
     given = {name: getattr(section.rescaling, name) for name in ("scale", "offset")}
     given |= {"mean": section.mean, "std": section.std}
     given = {name: value for name, value in given.items() if value is not None and name not in unused}
+    if mean_of_raw_pixels(section):
+        given = {name: value for name, value in given.items() if name not in ("scale", "offset")}
     whole = (NORMALISATION if given else {name: getattr(base, name) for name in NORMALISATION}) | given
     resize_mode = section.resizing.aspect_ratio or base.resize_mode
     return dataclasses.replace(
@@ -188,6 +191,23 @@ def merge_preprocess(
         mean=_fit(whole["mean"], channels),
         std=_fit(whole["std"], channels),
     )
+
+
+def mean_of_raw_pixels(section: sections.Preprocessing) -> bool:
+    """Whether `mean` can't be that of what `scale` and `offset` make of pixels: the reference's files have all of them, and
+    applied one after the other they leave an almost constant image. The reference applies mean and std."""
+    scale, offset = section.rescaling.scale, section.rescaling.offset
+    if section.mean is None or (scale is None and offset is None):
+        return False
+    low, high = rescaled_range(section)
+    return (low, high) != (0, 255) and any(not low <= value <= high for value in section.mean)
+
+
+def rescaled_range(section: sections.Preprocessing) -> tuple[float, float]:
+    """What `scale` and `offset` make of pixels 0..255, the smaller bound first."""
+    start = section.rescaling.offset or 0.0
+    end = start + 255 * (1.0 if section.rescaling.scale is None else section.rescaling.scale)
+    return min(start, end), max(start, end)
 
 
 def unlike_published(family: ModelFamily, mine: Preprocess) -> str:

@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 from stdet.artifacts import is_onnx
 from stdet.config import schema as sections
-from stdet.config.checked import evaluation_split, merge_preprocess, missing_keys, unlike_published
+from stdet.config.checked import (
+    evaluation_split,
+    mean_of_raw_pixels,
+    merge_preprocess,
+    missing_keys,
+    rescaled_range,
+    unlike_published,
+)
 from stdet.config.problems import in_one_line, nearest
 from stdet.errors import StdetError
 from stdet.interfaces.dataset import ReaderFacts
@@ -196,6 +203,12 @@ class Rules:
             self.note(
                 f"preprocessing: {family.model_type} networks take pixels as they are; "
                 f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing"
+            )
+        elif mean_of_raw_pixels(section):
+            low, high = rescaled_range(section)
+            self.note(
+                "preprocessing: mean and std are applied to pixels as they are, and scale and offset do nothing, since they "
+                f"make {low:.3g} to {high:.3g} of pixels, where no such mean can be"
             )
         mine = merge_preprocess(family.preprocess, model, section, family.unused_preprocessing)
         if other := unlike_published(family, mine):
