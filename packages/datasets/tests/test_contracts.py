@@ -68,7 +68,8 @@ class TestYolo(DatasetContract):
             rows = zip(a.labels.tolist(), shares.tolist(), strict=True)
             text = "".join(f"{label} {' '.join(map(str, box))}\n" for label, box in rows)
             (tmp_path / "train" / f"{a.image_id:012d}.txt").write_text(text)
-        return DatasetRequest("train", tmp_path / "train", class_names=dataset.class_names)
+        (tmp_path / "train" / "classes.txt").write_text("\n".join(dataset.class_names))
+        return DatasetRequest("train", tmp_path / "train")
 
 
 class TestYolox(TransformContract):

@@ -6,7 +6,13 @@ from importlib.util import find_spec
 
 from stdet.errors import MissingExtraError
 
-EXTRAS = {"matplotlib": "plots", "mlflow": "mlflow", "onnxruntime": "onnxruntime", "tensorboard": "tensorboard"}
+EXTRAS = {
+    "matplotlib": "plots",
+    "mlflow": "mlflow",
+    "onnxruntime": "onnxruntime",
+    "pytest": "testing",
+    "tensorboard": "tensorboard",
+}
 """Library to the extra of stdet-core that installs it."""
 
 

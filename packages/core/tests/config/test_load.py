@@ -122,6 +122,7 @@ SSD = ModelFamily(
     width_option="width_mult",
     training_options=SsdTrainingOptions,
     weights="weights_of_the_fakes:weights.json",
+    quantization_aware=False,
 )
 
 
@@ -416,6 +417,10 @@ def test_a_key_given_twice_and_malformed_yaml_name_the_line() -> None:
         ("training: {quantization_aware: Int8}\nmodel: {model_path: a.onnx}", "an ONNX file can't be trained"),
         ("training: {quantization_aware: Int8, fp16: True}\nmodel: {model_path: a.pth}", "combined with fp16"),
         ("training: {quantization_aware: Int8, compile: True}\nmodel: {model_path: a.pth}", "combined with compile"),
+        (
+            "training: {quantization_aware: Int8}\nmodel: {model_name: ssdlite_mobilenetv2_pt, model_path: a.pth}",
+            "int8 of models of type `ssd` can't be simulated",
+        ),
         ("training: {trainer_name: ssd}", "trainer_name"),
         ("dataset: {format: voc, dataset_name: coco}", "mean the same"),
         ("postprocessing: {confidence_thresh: 1.5}", "confidence_thresh"),

@@ -40,7 +40,8 @@ class SyntheticDataset(DetectionDataset):
             raise DataError(f"the synthetic set has no class {unknown[0]!r}", f"shapes: {', '.join(SHAPES)}")
         options = request.options if isinstance(request.options, SyntheticOptions) else SyntheticOptions()
         self.class_names = tuple(names)
-        self._drawn = [label for label, name in enumerate(names) if name in SHAPES]
+        self._drawn = [names.index(shape) for shape in SHAPES if shape in names]  # whatever order the labels have
+        self._keep_alpha = request.keep_alpha
         self._size = options.image_size
         self._max_objects = options.max_objects
         self._count = options.num_images if request.split == "train" else max(1, options.num_images // 4)
@@ -57,7 +58,8 @@ class SyntheticDataset(DetectionDataset):
         return Annotation(index, None, self._size, self._size, boxes, labels, ignore, sizes.prod(1))
 
     def read_image(self, index: int) -> np.ndarray:
-        return self._made(index)[0]
+        image = self._made(index)[0]
+        return cv2.cvtColor(image, cv2.COLOR_RGB2RGBA) if self._keep_alpha else image
 
     def _made(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `_make`, remembering the last one: an image is mostly asked for right after its boxes."""

@@ -235,6 +235,8 @@ class Rules:
         if not mode.trains:
             self.note(f"{key} does nothing in {mode.name}, which trains nothing")
             return
+        if self.family is not None and not self.family.quantization_aware:
+            self.problem(key, f"int8 of models of type `{self.family.model_type}` can't be simulated in training")
         trained = model.model_path is not None or (model.pretrained and model.pretrained_dataset != IMAGENET)
         if not trained and training.resume_training_from is None:
             self.problem(key, "fine-tunes trained weights: set model.model_path to a checkpoint")

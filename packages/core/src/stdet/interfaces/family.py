@@ -62,6 +62,7 @@ class ModelFamily:
         weights: `package:file`, the JSON list of published weights in the family's package; see
             `stdet.interfaces.published`.
         heads: more values of `model.head`, for outputs of other tools' networks.
+        quantization_aware: whether int8 can be simulated in training; False where `torch.fx` can't trace `forward`.
     """
 
     model_type: str
@@ -83,6 +84,7 @@ class ModelFamily:
     heads: tuple[HeadForm, ...] = ()
     unused_preprocessing: tuple[str, ...] = ()
     width_option: str = ""
+    quantization_aware: bool = True
 
     def spec(
         self,

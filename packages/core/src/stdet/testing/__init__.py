@@ -5,15 +5,26 @@
     class TestMyNet(ModelContract):
         name = "my_net"
 
-Needs pytest. The component is looked up by its registered name, so the registration is tested too.
+Needs `stdet-core[testing]`. The component is looked up by its registered name, so the registration is tested too. Each test
+states in its docstring what is demanded and why, and a failure says what was expected and what was found.
 """
 
-from stdet.testing.contracts import (
-    DatasetContract,
-    ModelContract,
-    SchedulerContract,
-    TargetContract,
-    TransformContract,
-)
+from stdet.extras import need
+from stdet.testing.contract import BrokenContract, Contract
+from stdet.testing.dataset import DatasetContract
+from stdet.testing.model import ModelContract
+from stdet.testing.scheduler import SchedulerContract
+from stdet.testing.target import TargetContract
+from stdet.testing.transform import TransformContract
 
-__all__ = ["DatasetContract", "ModelContract", "SchedulerContract", "TargetContract", "TransformContract"]
+need("pytest", "running contract tests")
+
+__all__ = [
+    "BrokenContract",
+    "Contract",
+    "DatasetContract",
+    "ModelContract",
+    "SchedulerContract",
+    "TargetContract",
+    "TransformContract",
+]
