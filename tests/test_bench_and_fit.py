@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,3 +131,61 @@ def test_a_training_for_a_board_says_first_whether_the_model_will_fit_and_draws_
     (line,) = notes.seen
     assert line.startswith("STM32N6570-DK: the model fits; ")
     assert line.endswith("(model, no measurement)")
+
+
+TOOL = """\
+#!{python} -IS
+import json, os, sys
+if sys.argv[1] == "--version":
+    sys.exit(print("ST Edge AI Core v4.0.1-20581 7ed50de05"))
+if os.path.exists(__file__ + ".broken"):
+    sys.exit("Unsupported layer types: Einsum")
+out = sys.argv[sys.argv.index("--output") + 1]
+os.makedirs(out)
+buffers = [{{"id": 1, "is_param": False, "mpool_id": 1, "offset_start": 0, "size_bytes": 900, "shape": [1, 3, 8, 8],
+            "epochs": {{"start": 0, "end": 1}}}}]
+pools = [{{"id": 1, "name": "npuRAM5", "address": "875429888", "size_bytes": 458752, "used_size_bytes": 900,
+          "rights": "ACC_WRITE"}}]
+node = {{"id": 2, "name": "epoch_1", "mapping": "NODE_HW", "inputs": [], "outputs": [1], "macc": 0, "type": "Conv"}}
+json.dump({{"json_schema_version": "2.0", "environment": {{"tools": [{{"name": "ST.EdgeAI.Core", "version": "4.0.1"}}]}},
+           "memory_footprint": {{"weights": 250, "activations": 900, "io": []}}, "memory_pools": pools, "buffers": buffers,
+           "graphs": [{{"nodes": [node]}}], "power_estimates": [{{"node_id": 2, "max_cycles": 3000000}}]}},
+          open(out + "/network_c_info.json", "w"))
+open(out + "/network_analyze_report.txt", "w").write("model: macc=221,184 weights=1 activations=-- io=--\\n")
+"""
+
+
+def test_sts_tool_stands_beside_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a stand-in for the tool, once by a variable and a file, once by a config."""
+    tool = tmp_path / "stedgeai"
+    tool.write_text(TOOL.format(python=sys.executable))
+    tool.chmod(0o755)
+    model, out = str(network(tmp_path / "a.onnx")), tmp_path / "out"
+    monkeypatch.setenv("STEDGEAI_CORE_DIR", str(tmp_path))
+    chosen = ["--board", "STM32N6570-DK", "--backend", "estimate,stedgeai"]
+    line = ["bench", model, *chosen, "--output", str(out), "--json"]
+    code, printed, _ = run(line, monkeypatch, capsys)
+    assert code == 0
+    estimate, vendor = json.loads(printed)["reports"]
+    assert (estimate["latency_kind"], vendor["latency_kind"], vendor["latency_ms"]) == ("model", "vendor_estimate", 3.0)
+    assert estimate["macc"] == vendor["macc"]
+    assert (out / "tools" / "stedgeai" / "a" / "analyze.log").is_file()
+    _, printed, _ = run(line[:-1], monkeypatch, capsys)
+    assert "latency ms (by a formula)\tlatency ms (vendor's estimate)" in printed
+    monkeypatch.delenv("STEDGEAI_CORE_DIR")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"operation_mode: benchmarking\nmodel: {{model_path: {model}}}\nbenchmarking: {{board: STM32N6570-DK}}\n"
+        f"tools: {{stedgeai: {{path_to_stedgeai: {tool}}}}}\nhydra: {{run: {{dir: {tmp_path / 'run'}}}}}\n"
+    )
+    code, printed, _ = run(["run", str(config), "--json"], monkeypatch, capsys)
+    assert code == 0
+    assert [r["backend"] for r in json.loads(printed)["stages"]["bench"]] == ["host", "estimate", "stedgeai"]
+    monkeypatch.setenv("STEDGEAI_CORE_DIR", str(tmp_path))
+    (tmp_path / "stedgeai.broken").touch()
+    code, _, said = run(line, monkeypatch, capsys)
+    assert code == 2
+    assert "doesn't know the operator Einsum" in said
+    assert f"its log is {tmp_path / 'out_2' / 'tools' / 'stedgeai' / 'a' / 'analyze.log'}" in " ".join(said.split())

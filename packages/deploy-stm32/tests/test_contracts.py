@@ -20,7 +20,7 @@ class TestStm32(TargetContract):
     """One class for all boards: they differ in data only."""
 
     name: ClassVar[str] = "stm32"
-    needs_tools: ClassVar[frozenset[str]] = frozenset({"emulator"})
+    needs_tools: ClassVar[frozenset[str]] = frozenset({"emulator", "stedgeai"})
 
     @pytest.fixture(autouse=True)
     def _choose(self, board: str) -> None:

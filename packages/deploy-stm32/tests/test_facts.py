@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from stdet.interfaces.target import QuantizationNeeds, TargetRequest, TargetSections
 from stdet.modes import MODES
+from stdet_deploy_stm32.bench.section import Benchmarking
 from stdet_deploy_stm32.facts import STM32
 from stdet_deploy_stm32.quantize.section import Quantization
 from stdet_deploy_stm32.sections import Evaluation, Prediction, Tools
@@ -105,9 +107,30 @@ def test_each_key_for_a_model_on_a_board_is_said_to_do_nothing(
 
 
 @pytest.mark.parametrize(
-    "given", [{"version": "3.0"}, {"optimization": "time"}, {"on_cloud": True}, {"path_to_stedgeai": "C:/ST/stedgeai"}]
-)
+    "given",
+    [{"version": "3.0"}, {"optimization": "time"}, {"on_cloud": True}, {"profile": "default"}, {"validate_on": "board"},
+     {"serial": "serial:COM4"}, {"timeout_s": 5}],
+)  # fmt: skip
 def test_each_key_for_an_external_tool_is_said_to_do_nothing(given: dict[str, Any]) -> None:
     tools = Tools.model_validate({"stedgeai": given})
     (said,) = STM32.idle(TargetRequest(MODES["benchmarking"], TargetSections(tools=tools)))
     assert said == "tools.stedgeai: nothing in this run drives ST's tools"
+
+
+def test_a_tool_that_the_config_names_is_driven_by_a_bench() -> None:
+    named = TargetSections(tools=Tools.model_validate({"stedgeai": {"path_to_stedgeai": "C:/ST/stedgeai"}}))
+    assert STM32.asked_backends(named) == ("stedgeai",)
+    assert not list(STM32.idle(TargetRequest(MODES["benchmarking"], named)))
+    assert list(STM32.idle(TargetRequest(MODES["evaluation"], named)))
+    only_here = dataclasses.replace(named, benchmarking=Benchmarking(backends=("host",)))
+    assert list(STM32.idle(TargetRequest(MODES["benchmarking"], only_here)))
+    assert STM32.asked_backends(TargetSections()) == ()
+
+
+def test_a_local_backend_and_the_cloud_are_a_contradiction() -> None:
+    cloud = TargetSections(
+        tools=Tools.model_validate({"stedgeai": {"on_cloud": True}}), benchmarking=Benchmarking(backends=("stedgeai",))
+    )
+    (mistake,) = STM32.check(TargetRequest(MODES["benchmarking"], cloud))
+    assert mistake.key == "tools.stedgeai.on_cloud"
+    assert not list(STM32.check(TargetRequest(MODES["evaluation"], cloud)))

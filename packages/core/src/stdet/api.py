@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,9 +20,11 @@ from stdet.runs.folder import log_file, new_folder
 if TYPE_CHECKING:
     from stdet.config import Config
     from stdet.engine.callbacks import Callback
+    from stdet.interfaces.deploy import BenchReport, DeployTarget
     from stdet.interfaces.reporter import Reporter
     from stdet.registry import Catalogue, Listing
     from stdet.runs.record import RunRecord
+    from stdet.runs.results import Benched
     from stdet.structures import Table
 
 
@@ -279,38 +281,44 @@ def bench(
 def _bench_files(files: Sequence[Path], chosen: Sequence[str], output: Path, reporter: Reporter) -> RunResult:
     from stdet.config import load_text
     from stdet.export.metadata import read_accuracy
-    from stdet.export.plain import plain_form
     from stdet.reports.bench_page import bench_page
     from stdet.reports.bench_table import bench_tables
-    from stdet.runs.results import Benched
 
     overrides = [f"model.model_path={json.dumps(str(files[0]))}", *chosen]
     config = load_text("", "command line", overrides, _plugins()[0], operation_mode="benchmarking")
     target = _plugins()[0].build("targets", str(config.benchmarking.board), config.target_sections)
     models = [ModelFile.at(path) for path in files]
     pairs = [(model, backend) for model in models for backend in config.benchmarking.backends or ()]
-    with TemporaryDirectory(prefix="stdet_bench_") as scratch:
-        plain = {
-            model: plain_form(model, Path(scratch) / str(index) / model.path.name, reporter.note, any_input=True).path
-            for index, model in enumerate(models)
-        }
-        benched = Benched(
-            tuple(
-                (
-                    model,
-                    target.bench(plain[model], backend, lambda done, total: reporter.progress("bench", done, total)),
-                )
-                for model, backend in pairs
-            )
-        )
+    folder = new_folder(output)
+    target.logs = folder / "tools"
+    try:
+        benched = _bench_pairs(target, pairs, reporter)
+    except BaseException:
+        with suppress(OSError):  # what a tool said stays
+            folder.rmdir()
+        raise
     reports = [report for _, report in benched.reports]
     accuracy = {report.sha256: read_accuracy(model.path) for model, report in benched.reports}
     known = {key: value for key, value in accuracy.items() if value is not None}
-    folder = new_folder(output)
     document = {"format": "stdet.bench/1", "reports": benched.to_dict()}
     write_json(folder / "bench.json", document)
     write_text(folder / "bench.html", bench_page(reports, known))
     return RunResult(folder, document, list(bench_tables(reports)))
+
+
+def _bench_pairs(target: DeployTarget, pairs: Sequence[tuple[ModelFile, str]], reporter: Reporter) -> Benched:
+    from stdet.export.plain import plain_form
+    from stdet.runs.results import Benched
+
+    def bench_one(model: ModelFile, backend: str) -> BenchReport:
+        return target.bench(plain[model], backend, lambda done, total: reporter.progress("bench", done, total))
+
+    with TemporaryDirectory(prefix="stdet_bench_") as scratch:
+        plain = {
+            model: plain_form(model, Path(scratch) / str(index) / model.path.name, reporter.note, any_input=True).path
+            for index, model in enumerate(dict.fromkeys(model for model, _ in pairs))
+        }
+        return Benched(tuple((model, bench_one(model, backend)) for model, backend in pairs))
 
 
 def fit(config: Config, reporter: Reporter, latency_ms: float | None = None) -> RunResult:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from stdet.artifacts import is_onnx
 from stdet.errors import QuantizationError
 from stdet.interfaces import target
-from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest
+from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest, TargetSections
 from stdet_deploy_stm32 import sections
 from stdet_deploy_stm32.bench.section import Benchmarking
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.options import mistakes, read
 from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization
 from stdet_deploy_stm32.quantize.settings import Settings
+from stdet_deploy_stm32.sections import Stedgeai, Tools
 
 NORMALISING_MODES = ("quantization", "chain_qb", "chain_qd")
 """Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
@@ -30,6 +31,8 @@ def _needs(quantization: target.Quantization) -> QuantizationNeeds:
 
 
 def _check(request: TargetRequest) -> Iterator[Mistake]:
+    if request.mode.benches:
+        yield from _check_place_of_tool(request.sections)
     if not request.mode.quantizes:
         return
     section = request.sections.quantization
@@ -75,16 +78,40 @@ def _mistake(error: QuantizationError) -> Mistake:
     return Mistake(key if key.startswith("quantization.") else "quantization", error.message, error.hint)
 
 
+def asked_backends(sections: TargetSections) -> tuple[str, ...]:
+    """ST's tool on this computer, where the config names it."""
+    tool = _stedgeai(sections)
+    local = tool is not None and not tool.on_cloud and tool.path_to_stedgeai is not None
+    return ("stedgeai",) if local else ()
+
+
+def _stedgeai(sections: TargetSections) -> Stedgeai | None:
+    return sections.tools.stedgeai if isinstance(sections.tools, Tools) else None
+
+
+def _check_place_of_tool(sections: TargetSections) -> Iterator[Mistake]:
+    tool = _stedgeai(sections)
+    if tool is not None and tool.on_cloud and "stedgeai" in (sections.benchmarking.backends or ()):
+        yield Mistake(
+            "tools.stedgeai.on_cloud", "is True, but benchmarking.backends has stedgeai, which is local", "False"
+        )
+
+
 def _idle(request: TargetRequest) -> Iterator[str]:
+    sections = request.sections
     for name in ("evaluation", "prediction"):
-        section = getattr(request.sections, name)
+        section = getattr(sections, name)
         given = [key for key in type(section).model_fields if key != "target" and getattr(section, key) is not None]
         if given:
             yield f"{name}.{', '.join(given)}: for a model on a board; nothing follows with target {section.target}"
-    tools = request.sections.tools
-    given = [key for key in type(tools).model_fields if getattr(tools, key) is not None]
-    if given:
-        yield f"tools.{', '.join(given)}: nothing in this run drives ST's tools"
+    if isinstance(sections.tools, Tools) and sections.tools.path_to_cubeIDE is not None:
+        yield "tools.path_to_cubeIDE: nothing in this version builds with it"
+    tool = _stedgeai(sections)
+    if tool is None:
+        return
+    driven = {*(sections.benchmarking.backends or asked_backends(sections))} if request.mode.benches else set()
+    if "stedgeai" not in driven:
+        yield "tools.stedgeai: nothing in this run drives ST's tools"
 
 
 _TENSORFLOW = "it belongs to the TensorFlow flow, and this one is PyTorch only"
@@ -95,10 +122,10 @@ STM32 = TargetFacts(
         "quantization": Quantization,
         "evaluation": sections.Evaluation,
         "prediction": sections.Prediction,
-        "tools": sections.Tools,
+        "tools": Tools,
         "benchmarking": Benchmarking,
     },
-    backends=("host", "estimate", "emulator"),
+    backends=("host", "estimate", "emulator", "stedgeai"),
     default_backends=("host", "estimate"),
     needs=_needs,
     check=_check,
@@ -113,4 +140,5 @@ STM32 = TargetFacts(
         },
     },
     over_budget="operating_mode: full_auto searches a recipe within the budget, inspection ranks the tensors",
+    asked_backends=asked_backends,
 )

@@ -11,7 +11,7 @@ from stdet.errors import ArtifactError
 from stdet_deploy_stm32.boards import KIB, Board, Pool
 
 _UNITS = {"BYTES": 1, "KBYTES": KIB, "MBYTES": KIB * KIB}
-_EXTERNAL = 0x60000000
+EXTERNAL = 0x60000000
 """Addresses from here on are outside of the chip."""
 
 
@@ -50,7 +50,7 @@ def with_pools(board: Board, path: Path | None) -> Board:
 
 def _is_usable(entry: dict[str, Any]) -> bool:
     writable = "WRITE" in str(entry["prop"].get("rights", "ACC_WRITE"))
-    return writable and _size(entry) > 0 and _address(entry) < _EXTERNAL
+    return writable and _size(entry) > 0 and _address(entry) < EXTERNAL
 
 
 def _size(entry: dict[str, Any]) -> int:

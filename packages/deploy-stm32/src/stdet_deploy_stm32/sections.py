@@ -35,14 +35,34 @@ class Prediction(target.Prediction, _OnBoard):
 
 
 class Stedgeai(Options):
-    """ST Edge AI Core, as the reference's examples name it."""
+    """ST Edge AI Core, as the reference's examples name it, and what it needs to know beside that."""
 
-    version: str | None = Field(None, description="of the tool")
-    optimization: Literal["balanced", "time", "ram"] | None = Field(None, description="what it favours")
-    on_cloud: bool | None = Field(None, description="the Developer Cloud instead of a local tool")
-    path_to_stedgeai: Path | None = Field(None, description="the local tool")
+    version: str | None = Field(None, description="that the tool, or the cloud's, must have: `2.2` is any 2.2.x")
+    optimization: Literal["balanced", "time", "ram"] | None = Field(
+        None, description="what Cortex-M code favours; the NPU's compiler goes by its profile; default: the tool's"
+    )
+    on_cloud: bool | None = Field(
+        None, description="the Developer Cloud, which gets the model, in the place of a local tool"
+    )
+    path_to_stedgeai: Path | None = Field(
+        None, description="the program or its folder; default: STEDGEAI_CORE_DIR, STM32_AI_EXE, STM_AI_EXE, then PATH"
+    )
+    profile: str | None = Field(
+        None, description="of the Neural-ART compiler in a bench: NAME or NAME@FILE.json; default: the tool's"
+    )
+    validate_on: Literal["host", "board"] | None = Field(
+        None,
+        description="a bench compares the C code with the model there; a board (over serial) measures the latency, too",
+    )
+    serial: str | None = Field(
+        None,
+        description="the board's port: serial, serial:COM4 or serial:/dev/ttyACM0:921600; default: the first found",
+    )
+    timeout_s: float = Field(
+        900.0, gt=0, description="seconds that a command of the tool, or a job of the cloud, may take"
+    )
 
 
 class Tools(target.Tools):
-    stedgeai: Stedgeai | None = Field(None, description="ST Edge AI Core; no backend of this version drives it")
+    stedgeai: Stedgeai | None = Field(None, description="ST Edge AI Core, for the backends stedgeai and cloud")
     path_to_cubeIDE: Path | None = Field(None, description="STM32CubeIDE; nothing is built with it")

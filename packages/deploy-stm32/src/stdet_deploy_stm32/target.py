@@ -22,6 +22,7 @@ from stdet.interfaces.target import TargetSections
 from stdet_deploy_stm32.bench.emulation import bench_emulator
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
+from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
 from stdet_deploy_stm32.mpool import with_pools
@@ -57,7 +58,8 @@ class Stm32Target(DeployTarget):
         return estimate(model, self.board)
 
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
-        """Run one backend on `model`: `host` measures on this computer, `estimate` counts, `emulator` runs C code.
+        """Run one backend on `model`: `host` measures on this computer, `estimate` counts, `emulator` runs C code,
+        `stedgeai` is ST's tool.
 
         Raises:
             StdetError: unknown backend.
@@ -79,7 +81,13 @@ class Stm32Target(DeployTarget):
             "host": bench_host,
             "estimate": lambda model, progress: estimate(model, self.board),
             "emulator": lambda model, progress: bench_emulator(model, self.board, progress),
+            "stedgeai": self._bench_stedgeai,
         }
+
+    def _bench_stedgeai(self, model: Path, progress: Progress | None) -> BenchReport:
+        section = getattr(self.sections.tools, "stedgeai", None)
+        pools = getattr(self.sections.benchmarking, "memory_pool", None)
+        return bench_stedgeai(model, self.board, section, pools, self.logs, progress)
 
 
 def __getattr__(name: str) -> Callable[..., Stm32Target]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +20,7 @@ from stdet.config.rules import Catalogue, Rules
 from stdet.config.source import COMMAND_LINE, Source, fill_now, read_source
 from stdet.errors import ConfigError, StdetError, UnavailableError
 from stdet.interfaces.family import ModelFamily, Options
-from stdet.interfaces.target import NEUTRAL, Benchmarking, TargetFacts
+from stdet.interfaces.target import NEUTRAL, Benchmarking, TargetFacts, TargetSections
 from stdet.modes import DATA, ELSEWHERE, MODES, Mode
 
 MAX_UNKNOWN = 50
@@ -119,7 +119,7 @@ class _Checker:
         if self._problems:
             raise ConfigProblems(self._source.name, self._problems)
         built["training"] = _with_family_defaults(built["training"], family)
-        built["benchmarking"] = _with_target_defaults(built["benchmarking"], chosen)
+        built["benchmarking"] = _with_target_defaults(built, chosen)
         return Config(
             mode=mode,
             **built,
@@ -394,9 +394,13 @@ def _class_of(section: str, target: TargetFacts | None) -> type[Options]:
     return target.section(section) if target is not None and section in NEUTRAL else sections.SECTIONS[section]
 
 
-def _with_target_defaults(section: Benchmarking, chosen: Chosen) -> Benchmarking:
-    backends = chosen.target.default_backends if chosen.target else None
-    return section.model_copy(update={"board": chosen.board, "backends": section.backends or backends})
+def _with_target_defaults(built: Mapping[str, Any], chosen: Chosen) -> Benchmarking:
+    section, facts = built["benchmarking"], chosen.target
+    backends = section.backends
+    if backends is None and facts is not None:
+        sections = TargetSections(**{name: built[name] for name in NEUTRAL})
+        backends = (*facts.default_backends, *facts.asked_backends(sections))
+    return section.model_copy(update={"board": chosen.board, "backends": backends})  # type: ignore[no-any-return]
 
 
 def _refused(key: str, chosen: Chosen) -> str | None:

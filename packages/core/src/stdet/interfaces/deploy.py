@@ -205,9 +205,14 @@ class DeployReport:
 
 
 class DeployTarget(ABC):
-    """A board or family of boards that int8 models are made for; its `stdet.interfaces.target.TargetFacts` say the rest."""
+    """A board or family of boards that int8 models are made for; its `stdet.interfaces.target.TargetFacts` say the rest.
+
+    Attributes:
+        logs: folder that keeps what external tools say and write; set before `bench` is called; None keeps nothing.
+    """
 
     name: str
+    logs: Path | None = None
 
     @abstractmethod
     def quantize(

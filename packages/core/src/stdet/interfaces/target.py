@@ -142,6 +142,10 @@ def _needs_calibration(quantization: Quantization) -> QuantizationNeeds:
     return QuantizationNeeds()
 
 
+def _none(sections: TargetSections) -> tuple[str, ...]:
+    return ()
+
+
 def _nothing(request: TargetRequest) -> Iterable[Never]:
     return ()
 
@@ -160,6 +164,7 @@ class TargetFacts:
         idle: a sentence for each of the target's keys that the config gives and that does nothing in this mode.
         refused: config keys that people may expect here, with the reason why there is none.
         over_budget: what to try when int8 loses more than `quantization.max_drop`, for the hint of that error.
+        asked_backends: those that the target's keys ask for beside the default ones, when the config names none.
     """
 
     sections: Mapping[str, type[Options]] = field(default_factory=dict)
@@ -171,6 +176,7 @@ class TargetFacts:
     idle: Callable[[TargetRequest], Iterable[str]] = _nothing
     refused: Mapping[str, str] = field(default_factory=dict)
     over_budget: str = ""
+    asked_backends: Callable[[TargetSections], tuple[str, ...]] = _none
 
     def section(self, name: str) -> type[Options]:
         """The class that checks a section."""

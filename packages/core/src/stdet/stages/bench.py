@@ -15,6 +15,7 @@ def bench(run: Run) -> None:
     """Every backend of `benchmarking.backends` on the run's model, and on its float form for comparison."""
     source = onnx_file(run)
     target = run.builder.target()
+    target.logs = run.folder / "tools"
     models = [run.float_onnx] if run.float_onnx and run.float_onnx != source else []
     reports: list[tuple[ModelFile, BenchReport]] = []
     for model in [*models, source]:
