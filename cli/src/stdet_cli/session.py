@@ -138,13 +138,14 @@ class Session:
         """A mistake of the user's."""
         self.close()
         result: RunResult | None = getattr(error, "result", None)
+        hints = [*([error.hint] if error.hint else []), *getattr(error, "__notes__", ())]
         if result is not None and not self._as_json:
             self.result(result)
         if self._as_json:
             problems = [dataclasses.asdict(p) for p in getattr(error, "problems", ())]
-            about = {"error": {"message": error.message, "hint": error.hint, "problems": problems}}
+            about = {"error": {"message": error.message, "hint": "\n".join(hints), "problems": problems}}
             self.document(about | (result.document if result is not None else {}))
-        sys.stderr.write(printable(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")))
+        sys.stderr.write(printable("".join([f"error: {error.message}\n", *(f"hint: {hint}\n" for hint in hints)])))
 
 
 class _Lines(logging.Formatter):
@@ -172,9 +173,8 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
     except StdetError as mistake:
         ui.error(mistake)
         sys.exit(2)
-    except KeyboardInterrupt:
-        hint = "a training goes on from its latest_ckpt.pth with training.resume_training_from=auto"
-        ui.error(Interrupted("stopped", hint))
+    except KeyboardInterrupt as stopped:
+        ui.error(Interrupted("stopped", "\n".join(getattr(stopped, "__notes__", ()))))
         sys.exit(130)
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         ui.silence()

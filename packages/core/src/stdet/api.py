@@ -213,6 +213,7 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet.nn.distributed import from_main, is_main, process_group
     from stdet.runs.record import RunRecord
     from stdet.stages.agreement import check_agreement
+    from stdet.stages.going_on import told_how_to_go_on
     from stdet.stages.libraries import check_libraries
     from stdet.stages.run import Run
     from stdet.stages.track import trackers_of
@@ -233,8 +234,9 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
                 before_training(state.builder, state.reporter)
             try:
                 with trackers_of(state) as state.tracker:
-                    for name in config.mode.stages:
-                        stages.do(name, state)
+                    for index, name in enumerate(config.mode.stages):
+                        with told_how_to_go_on(state, config.mode.stages[index:]):
+                            stages.do(name, state)
             except Rejected as error:
                 error.result = _result(record)
                 raise

@@ -77,4 +77,4 @@ class PeerLost(StdetError):
 
 
 class Interrupted(StdetError):
-    """The user stopped a run; what was finished is saved and the hint says how to go on. The command exits with 130."""
+    """The user stopped a run; what was finished is saved. The command exits with 130."""

@@ -96,7 +96,7 @@ class YoloxAugmentation(RecipeOptions):
         return self.mosaic_buffer or None
 
     def idle(self, given: Mapping[str, Any]) -> Iterator[str]:
-        if not self.enable_mixup and {"mixup_prob", "mixup_scale"} & given.keys():
-            yield "dataset.mixup_prob and mixup_scale do nothing while enable_mixup is False"
+        if {"mixup_prob", "mixup_scale"} & given.keys() and "enable_mixup" not in given:
+            yield "dataset.mixup_prob and mixup_scale do nothing without enable_mixup"
         if self.random_size is not None and given.get("multiscale_range"):
             yield "dataset.multiscale_range does nothing beside random_size"

@@ -297,8 +297,7 @@ class Trainer:
     def _interrupted(self) -> Interrupted:
         path = self.folder / "latest_ckpt.pth"
         return Interrupted(
-            f"stopped in epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}; saved {path}",
-            f"go on with: training.resume_training_from={path}",
+            f"stopped in epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}; saved {path}"
         )
 
     # --- state -------------------------------------------------------------------------------------------------------

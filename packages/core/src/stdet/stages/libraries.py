@@ -15,14 +15,12 @@ def check_libraries(config: Config, stages: Collection[str]) -> list[str]:
         What is left out for want of a library that only adds to the results, a sentence each.
 
     Raises:
-        MissingExtraError: a stage can't do without a library, or the config asks for something that needs one.
+        MissingExtraError: a stage can't do without a library.
     """
     if "export" in stages:
         need("onnxruntime", "exporting to ONNX")
     notes = []
     if "train" in stages and config.general.logger == "tensorboard" and not has("tensorboard"):
-        if "logger" in config.general.model_fields_set:
-            need("tensorboard", "general.logger: tensorboard")
         notes.append(f"no TensorBoard curves: tensorboard is not installed ({command('tensorboard')})")
     if {"train", "evaluate"} & set(stages) and not has("matplotlib"):
         notes.append(f"curves are not drawn: matplotlib is not installed ({command('matplotlib')})")

@@ -1,0 +1,67 @@
+"""What to do after a run that ended early: the commands that go on from what it finished."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stdet.modes import MODES
+from stdet.runs.results import Quantized, Trained
+from stdet.stages.run import Run
+
+ALONE = {
+    "export": "export",
+    "evaluate": "evaluation",
+    "quantize": "quantization",
+    "bench": "benchmarking",
+    "deploy": "deployment",
+}
+"""The mode that runs nothing but one stage."""
+
+
+@contextmanager
+def told_how_to_go_on(run: Run, left: Sequence[str]) -> Iterator[None]:
+    """What ends the block early carries, as a note (`add_note`), the commands for the stages that are `left`."""
+    try:
+        yield
+    except BaseException as error:
+        if run.record.writes and (commands := commands_to_go_on(run, left)):
+            error.add_note("\n".join([f"what is finished stays in {run.folder}; go on with", *commands]))
+        raise
+
+
+def commands_to_go_on(run: Run, left: Sequence[str]) -> list[str]:
+    """The commands for the stages that are `left`, the one that failed first; none where nothing was finished."""
+    latest = run.models / "latest_ckpt.pth"
+    if left[0] == "train":
+        return [_command(run, f"training.resume_training_from={_value(latest)}")] if latest.is_file() else []
+    quantized, trained = run.record.of(Quantized), run.record.of(Trained)
+    if not run.record.results:
+        return []
+    if quantized and not {"export", "quantize"} & set(left):
+        return [_mode(run, ALONE[name], quantized[-1].model.path) for name in dict.fromkeys(left)]
+    model = trained[-1].best.path if trained else run.builder.config.model.model_path
+    rest = tuple(left[1:] if left[0] == "export" and len(left) > 1 else left)  # other stages export what they need
+    ending = [m for m in MODES.values() if not m.trains and m.stages[-len(rest) :] == rest]
+    return [_mode(run, min(ending, key=lambda m: len(m.stages)).name, model)] if ending else []
+
+
+def _mode(run: Run, mode: str, model: Path | None) -> str:
+    given = [f"operation_mode={mode}"]
+    if model is not None:
+        given += [f"model.model_path={_value(model)}"]
+        given += ["model.pretrained=False"] if run.builder.config.model.pretrained else []
+    return _command(run, *given)
+
+
+def _command(run: Run, *overrides: str) -> str:
+    return shlex.join(["stdet", "run", str(run.folder / "config.yaml"), *overrides])
+
+
+def _value(path: Path) -> str:
+    """As a text that YAML reads as this path."""
+    return str(path) if re.fullmatch(r"[\w./-]+", str(path)) else json.dumps(str(path), ensure_ascii=False)
