@@ -117,8 +117,6 @@ def test_options_of_a_model_change_its_layers(made: Made) -> None:
     [
         "model.framework=tensorflow",
         "training.trainer_name=ssd",
-        "evaluation.target=stedgeai_n6",
-        "prediction.target=stedgeai_n6",
         "quantization.quantization_type=QAT",
     ],
 )

@@ -214,13 +214,14 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet.runs.record import RunRecord
     from stdet.stages.agreement import check_agreement
     from stdet.stages.going_on import told_how_to_go_on
-    from stdet.stages.libraries import check_libraries
+    from stdet.stages.libraries import check_libraries, check_tools
     from stdet.stages.run import Run
     from stdet.stages.track import trackers_of
 
     notes = [*config.notes, *check_libraries(config, config.mode.stages)]
     builder = Builder(config, _plugins()[0])
     check_agreement(builder)
+    check_tools(builder)
     with process_group(config.training.device):
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
@@ -289,6 +290,7 @@ def _bench_files(files: Sequence[Path], chosen: Sequence[str], output: Path, rep
     overrides = [f"model.model_path={json.dumps(str(files[0]))}", *chosen]
     config = load_text("", "command line", overrides, _plugins()[0], operation_mode="benchmarking")
     target = _plugins()[0].build("targets", str(config.benchmarking.board), config.target_sections)
+    target.check_tools(config.benchmarking.backends or (), ())
     models = [ModelFile.at(path) for path in files]
     pairs = [(model, backend) for model in models for backend in config.benchmarking.backends or ()]
     folder = new_folder(output)

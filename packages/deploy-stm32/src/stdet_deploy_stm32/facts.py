@@ -127,6 +127,7 @@ STM32 = TargetFacts(
     },
     backends=("host", "estimate", "emulator", "stedgeai"),
     default_backends=("host", "estimate"),
+    runs_on=("host", "reference", "c_host"),
     needs=_needs,
     check=_check,
     idle=_idle,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +15,16 @@ from stdet.interfaces.deploy import (
     DeployReport,
     DeployTarget,
     Evaluator,
+    PlacedNetwork,
     Progress,
     QuantizationResult,
 )
 from stdet.interfaces.target import TargetSections
-from stdet_deploy_stm32.bench.emulation import bench_emulator
+from stdet_deploy_stm32.bench.emulation import bench_emulator, machine_of
+from stdet_deploy_stm32.bench.emulator import check_tools
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
+from stdet_deploy_stm32.bench.places import PLACES
 from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
@@ -71,6 +74,18 @@ class Stm32Target(DeployTarget):
             raise StdetError(f"target {self.name} has no bench backend `{backend}`", f"available: {', '.join(known)}")
         with running(model):
             return known[backend](model, progress)
+
+    def check_tools(self, backends: Collection[str], places: Collection[str]) -> None:
+        """C code takes a translator and compilers; the emulator takes itself, and a board whose core it has."""
+        if "c_host" in places or "emulator" in backends:
+            check_tools(machine_of(self.board) if "emulator" in backends else None)
+
+    def network(self, model: Path, place: str, folder: Path) -> PlacedNetwork:
+        """`reference` is the integer reference, `c_host` the network's C code on this computer."""
+        if place not in PLACES:
+            raise StdetError(f"target {self.name} runs no model at `{place}`", f"available: host, {', '.join(PLACES)}")
+        with running(model):
+            return PLACES[place](model, folder)
 
     def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
         """See `firmware.folder`; the C code is the same for all boards."""

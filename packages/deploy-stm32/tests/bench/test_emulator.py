@@ -140,3 +140,17 @@ def test_a_resize_with_an_empty_region_is_translated(tools: None, graph: Any, tm
     image = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
     found = network.run(network.build(None), [image]).outputs[0][0]
     np.testing.assert_array_equal(found, image.repeat(2, 2).repeat(2, 3))
+
+
+def test_a_network_that_the_core_has_no_memory_for_ends_with_an_error(tools: None, graph: Any, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[1, 1]),  # 23 MB of floats in between
+        helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+    ]
+    ends = {"x": [1, 3, 300, 300]}, {"y": [1, 64, 1, 1]}
+    onnx.save(graph(nodes, {"w": np.ones((64, 3, 1, 1), np.float32)}, *ends), tmp_path / "large.onnx")
+    (tmp_path / "c").mkdir()
+    network = CNetwork(tmp_path / "large.onnx", tmp_path / "c")
+    image = np.zeros(network.input.shape, np.float32)
+    with pytest.raises(StdetError, match="memory ran out"):
+        network.run(network.build(MACHINES["Cortex-M7"]), [image])

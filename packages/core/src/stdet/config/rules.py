@@ -23,7 +23,7 @@ from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.heads import HeadForm
 from stdet.interfaces.published import IMAGENET, choose_weights
 from stdet.interfaces.scheduler import ScheduleOptions
-from stdet.interfaces.target import NEUTRAL, QuantizationNeeds, TargetFacts, TargetRequest, TargetSections
+from stdet.interfaces.target import HOST, NEUTRAL, QuantizationNeeds, TargetFacts, TargetRequest, TargetSections
 from stdet.interfaces.transform import RecipeOptions
 from stdet.modes import DATA, Mode
 from stdet.structures import COLOR_CHANNELS
@@ -87,7 +87,7 @@ class Rules:
         if self.mode.quantizes:
             self._quantization()
         for section in ("evaluation", "prediction"):
-            place, allowed = self.built[section].target, self.target.runs_on if self.target else ("host",)
+            place, allowed = self.built[section].target, self.target.runs_on if self.target else (HOST,)
             if place not in allowed:
                 self.problem(f"{section}.target", f"found {place!r}", ", ".join(allowed), nearest(place, allowed))
         if self.target is not None:

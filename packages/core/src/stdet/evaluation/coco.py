@@ -59,7 +59,7 @@ class EvaluationReport:
         thresholds: which candidates counted as detections.
         dataset_sha256: of the ground truth.
         seconds: wall time of prediction and scoring.
-        model: name and hash of the model file, when there is one.
+        model: `file` and `sha256` of the model file, when there is one, and `place` where it ran, if not on the host.
         curves: precision at recall 0, 0.01, …, 1 by `AP50` and `AP75`, the mean over the classes, whose mean in turn is
             the metric of that name; for `plot_precision_recall`.
     """

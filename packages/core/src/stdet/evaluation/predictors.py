@@ -16,6 +16,7 @@ from torch import Tensor
 from stdet.artifacts import ModelFile
 from stdet.errors import ArtifactError, ModelError
 from stdet.extras import need
+from stdet.interfaces.deploy import PlacedNetwork
 from stdet.interfaces.detector import Candidates, Decoder, Detector
 
 
@@ -65,6 +66,9 @@ class OnnxPredictor:
     """An ONNX file run by onnxruntime: float, QDQ, or with integer inputs and outputs.
 
     Integer inputs and outputs are converted by the scale and zero point of the (De)QuantizeLinear node at the border.
+
+    Attributes:
+        output_names: of the graph, in the order of the decoder's outputs.
     """
 
     def __init__(self, model: ModelFile, decoder: Decoder, threads: int | None = None) -> None:
@@ -102,7 +106,7 @@ class OnnxPredictor:
         self._batched = not isinstance(self._input.shape[0], int)
         self._borders = _integer_borders(path)
         self._check_input()
-        self._outputs = self._ordered_outputs()
+        self.output_names = self._ordered_outputs()
 
     def __call__(self, images: Tensor) -> Candidates:
         """Candidates for float32 images (B, C, H, W), preprocessed already.
@@ -167,7 +171,7 @@ class OnnxPredictor:
         border = self._borders.get(self._input.name)
         fed = border.quantize(values) if border else values
         try:
-            found = self._session.run(self._outputs, {self._input.name: fed})
+            found = self._session.run(self.output_names, {self._input.name: fed})
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise ArtifactError(
                 f"{self._path} can't be run on an image of {list(fed.shape)}: {error}",
@@ -175,8 +179,28 @@ class OnnxPredictor:
             ) from error
         return [
             self._borders[name].dequantize(value) if name in self._borders else value
-            for name, value in zip(self._outputs, found, strict=True)
+            for name, value in zip(self.output_names, found, strict=True)
         ]
+
+
+class PlacedPredictor:
+    """An ONNX file whose network runs somewhere else; its outputs are read as those of onnxruntime are."""
+
+    def __init__(self, host: OnnxPredictor, network: PlacedNetwork) -> None:
+        """Args:
+        host: the same file on this computer, which knows what its outputs mean.
+        """
+        self._host, self._network = host, network
+
+    def __call__(self, images: Tensor) -> Candidates:
+        """Candidates for float32 images (B, C, H, W), preprocessed already.
+
+        Raises:
+            StdetError: the network couldn't be run.
+        """
+        answers = self._network(images.numpy())
+        outputs = [torch.from_numpy(answers[name]) for name in self._host.output_names]
+        return self._host.decode(outputs, (images.shape[2], images.shape[3]))
 
 
 def _integer_borders(path: Path) -> dict[str, _Quantizer]:

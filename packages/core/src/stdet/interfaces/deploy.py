@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -204,6 +204,23 @@ class DeployReport:
     boxes: int
 
 
+class PlacedNetwork(Protocol):
+    """A network that runs somewhere else than in onnxruntime: as another program, or on a device."""
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What it answers to preprocessed images.
+
+        Args:
+            images: float32 (B, C, H, W), as the model's spec says; turning them into the network's own input is its affair.
+
+        Returns:
+            Each output by its name in the ONNX file, float32 (B, ...), in real values.
+
+        Raises:
+            StdetError: it couldn't be run, or it failed.
+        """
+
+
 class DeployTarget(ABC):
     """A board or family of boards that int8 models are made for; its `stdet.interfaces.target.TargetFacts` say the rest.
 
@@ -251,6 +268,29 @@ class DeployTarget(ABC):
         Raises:
             StdetError: unknown backend, or one whose tool is missing.
         """
+
+    def check_tools(self, backends: Collection[str], places: Collection[str]) -> None:  # noqa: B027
+        """Whether what these need is installed: asked before a run begins. Default: they need nothing.
+
+        Args:
+            backends: that `bench` will be called with.
+            places: that `network` will be.
+
+        Raises:
+            StdetError: a tool is missing; the hint says what to install.
+        """
+
+    def network(self, model: Path, place: str, folder: Path) -> PlacedNetwork:
+        """The network of an ONNX file, ready to run at `place`. Default: this target has no other place than the host.
+
+        Args:
+            place: one of the facts' `runs_on`, but `host`.
+            folder: for all that has to be made for it, logs included; exists, and outlives the network.
+
+        Raises:
+            StdetError: there is no such place, its tool is missing, or the model can't run there.
+        """
+        raise StdetError(f"target {self.name} runs no model at `{place}`", "use target: host")
 
     def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
         """Write the folder that a firmware engineer takes, all of it or nothing. Default: there is none for the target.

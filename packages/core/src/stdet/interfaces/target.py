@@ -16,6 +16,9 @@ from pydantic import BeforeValidator, Field
 from stdet.interfaces.family import InsideRun, Options
 from stdet.modes import Mode
 
+HOST = "host"
+"""Where models run by default: on this computer, in onnxruntime or torch."""
+
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
@@ -51,13 +54,13 @@ class Benchmarking(Options):
 class Evaluation(Options):
     """Base of a target's `evaluation` section."""
 
-    target: str = Field("host", description="where the model runs")
+    target: str = Field(HOST, description="where the model runs: here in onnxruntime, or a place that the board names")
 
 
 class Prediction(Options):
     """Base of a target's `prediction` section."""
 
-    target: str = Field("host", description="where the model runs")
+    target: str = Field(HOST, description="where the model runs: here in onnxruntime, or a place that the board names")
 
 
 class Tools(Options):
@@ -170,7 +173,7 @@ class TargetFacts:
     sections: Mapping[str, type[Options]] = field(default_factory=dict)
     backends: tuple[str, ...] = ()
     default_backends: tuple[str, ...] = ()
-    runs_on: tuple[str, ...] = ("host",)
+    runs_on: tuple[str, ...] = (HOST,)
     needs: Callable[[Quantization], QuantizationNeeds] = _needs_calibration
     check: Callable[[TargetRequest], Iterable[Mistake]] = _nothing
     idle: Callable[[TargetRequest], Iterable[str]] = _nothing

@@ -45,8 +45,8 @@ def summary(record: RunRecord) -> Table:
 def _cells(record: RunRecord, form: str) -> Iterator[tuple[Column, str]]:
     for evaluated in record.of(Evaluated):
         for metric in ("AP", "AP50") if evaluated.form == form else ():
-            value = evaluated.report.metrics[metric]
-            yield Column(0, metric), "–" if value is None else f"{value:.4f}"
+            value, place = evaluated.report.metrics[metric], evaluated.report.model.get("place")
+            yield Column(0, f"{metric} ({place})" if place else metric), "–" if value is None else f"{value:.4f}"
     files = [m for result in record.results.values() for m in result.models() if m.is_onnx and m.form == form]
     if files:
         yield Column(1, "size KiB"), f"{files[-1].path.stat().st_size / 1024:.1f}"

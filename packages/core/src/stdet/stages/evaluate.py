@@ -17,7 +17,7 @@ from stdet.interfaces.dataset import DetectionDataset
 from stdet.nn.distributed import is_main
 from stdet.runs.results import Evaluated, evaluation_name
 from stdet.stages.data import open_for_scoring
-from stdet.stages.models import model_file, predictor_of
+from stdet.stages.models import model_file, place_of, predictor_of
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
 from stdet.structures import SHOWN_FROM, DetectorSpec
@@ -29,12 +29,13 @@ PICTURES = 12
 def evaluate(run: Run) -> None:
     """Score the run's model on the test set, or on the validation set when there is no test set."""
     source = model_file(run)
-    predictor, spec = predictor_of(run, source)
+    place = place_of(run, source, run.builder.config.evaluation.target)
+    predictor, spec = predictor_of(run, source, place)
     if source is not None and source.is_onnx and is_unfit_for_accuracy(source.path):
         run.reporter.note(f"{source.path.name} was calibrated on noise: its score says nothing about int8")
     split = run.builder.evaluation_split()
     dataset = open_for_scoring(run, split, spec)
-    report = score(run, predictor, spec, dataset, split, source)
+    report = score(run, predictor, spec, dataset, split, source, place)
     if not is_main():
         return
     _warn_of_preprocessing(run, source, spec)

@@ -9,10 +9,12 @@ from pathlib import Path
 from stdet.artifacts import ModelFile, sha256_file
 from stdet.engine.checkpoint import saved_spec
 from stdet.errors import ConfigError, ModelError
-from stdet.evaluation.predictors import OnnxPredictor, Predictor, TorchPredictor
+from stdet.evaluation.predictors import OnnxPredictor, PlacedPredictor, Predictor, TorchPredictor
 from stdet.export.metadata import read_spec
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.detector import Detector
+from stdet.interfaces.target import HOST
+from stdet.nn.distributed import rank
 from stdet.nn.fetch import fetch_weights
 from stdet.nn.weights import load_weights
 from stdet.runs.results import Exported
@@ -109,15 +111,40 @@ def published(run: Run) -> tuple[Path, bool]:
     return path, weights.backbone
 
 
-def predictor_of(run: Run, source: ModelFile | None) -> tuple[Predictor, DetectorSpec]:
-    """Something that predicts, from a checkpoint or an ONNX file, and its spec."""
+def place_of(run: Run, source: ModelFile | None, wanted: str) -> str:
+    """Where a model runs. In a chain that quantizes, the float form that int8 is compared with stays on the host."""
+    if wanted == HOST or not run.builder.config.mode.quantizes or (source is not None and source.kind == "int8"):
+        return wanted
+    run.reporter.note(f"the float model runs on the host; {wanted} is for its int8 form")
+    return HOST
+
+
+def predictor_of(run: Run, source: ModelFile | None, place: str) -> tuple[Predictor, DetectorSpec]:
+    """Something that predicts, from a checkpoint or an ONNX file, and its spec.
+
+    Args:
+        place: where the network runs, see `place_of`.
+
+    Raises:
+        ModelError: a checkpoint can't run there.
+        StdetError: nor can the ONNX file, or what it takes isn't here.
+    """
     if source is not None and source.is_onnx:
         spec = onnx_spec(run, source.path)
-        if read_spec(source.path) is not None:
-            return OnnxPredictor(source, run.builder.decoder(spec)), spec
-        return foreign_predictor(run, source, spec), spec
+        own = read_spec(source.path) is not None
+        host = OnnxPredictor(source, run.builder.decoder(spec)) if own else foreign_predictor(run, source, spec)
+        return host if place == HOST else _placed(run, source, host, place), spec
+    if place != HOST:
+        raise ModelError(f"a checkpoint can't run at {place}", "export or quantize it first, and name the ONNX file")
     detector = detector_of(run, source)
     return TorchPredictor(detector.to(run.builder.device()), run.builder.device()), detector.spec
+
+
+def _placed(run: Run, source: ModelFile, host: OnnxPredictor, place: str) -> PlacedPredictor:
+    folder = run.folder / place / (f"process_{rank()}" if rank() else "")  # each process makes its own
+    folder.mkdir(parents=True, exist_ok=True)
+    run.reporter.note(f"{source.path.name} runs at {place}")
+    return PlacedPredictor(host, run.builder.target().network(source.path, place, folder))
 
 
 def onnx_spec(run: Run, path: Path) -> DetectorSpec:

@@ -11,7 +11,7 @@ from stdet.errors import ConfigError, DataError
 from stdet.evaluation.plots import draw_detections, save_image
 from stdet.evaluation.postprocess import detect
 from stdet.runs.results import Predicted
-from stdet.stages.models import model_file, predictor_of
+from stdet.stages.models import model_file, place_of, predictor_of
 from stdet.stages.run import Run
 
 
@@ -26,7 +26,8 @@ def predict(run: Run) -> None:
     folder = config.dataset.prediction_path
     if folder is None:
         raise ConfigError("prediction needs images", "set dataset.prediction_path to a folder")
-    predictor, spec = predictor_of(run, model_file(run))
+    source = model_file(run)
+    predictor, spec = predictor_of(run, source, place_of(run, source, config.prediction.target))
     dataset = run.builder.image_folder("prediction", folder, spec=spec)
     if not len(dataset):
         raise DataError(f"{folder} holds no image")

@@ -6,6 +6,7 @@ from stdet.artifacts import ModelFile, sha256_file
 from stdet.evaluation import coco
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
+from stdet.interfaces.target import HOST
 from stdet.stages.run import Run
 from stdet.structures import DetectorSpec
 
@@ -17,14 +18,19 @@ def score(
     dataset: DetectionDataset,
     label: str,
     source: ModelFile | None = None,
+    place: str = HOST,
 ) -> coco.EvaluationReport:
     """`coco.evaluate` with the thresholds and batches of the config.
 
     Args:
         label: what the progress bar calls the images.
         source: the model file, for the report.
+        place: where it runs, for the report.
     """
     config = run.builder.config
+    about = {"file": source.path.name, "sha256": sha256_file(source.path)} if source else {}
+    if place != HOST:
+        about["place"] = place
     return coco.evaluate(
         predictor,
         dataset,
@@ -34,5 +40,5 @@ def score(
         batch_size=config.training.batch_size,
         num_workers=config.dataset.num_workers,
         progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
-        model={"file": source.path.name, "sha256": sha256_file(source.path)} if source else None,
+        model=about,
     )

@@ -30,9 +30,11 @@ from stdet_deploy_stm32.onnx_graph.view import load_model
 TIMEOUT_S = 900.0
 OPTIMIZATION = ("-O2", "-ffp-contract=off")
 """Without contraction every core rounds as this computer does."""
-ARM_GCC, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
+ARM_GCC, ARM_SIZE, QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 INSTALL = {
     "gcc": "apt-get install gcc",
+    "size": "apt-get install binutils",
+    ARM_SIZE: "apt-get install binutils-arm-none-eabi",
     ARM_GCC: "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
     QEMU: "apt-get install qemu-system-arm",
     "emx-onnx-cgen": "pip install 'stdet-deploy-stm32[emulator]'",
@@ -179,7 +181,7 @@ class CNetwork:
             flags += [*machine.flags, "-mthumb", "-mfloat-abi=hard", "--specs=rdimon.specs", "-nostartfiles"]
             flags += [f"-T{machine.name}.ld"]
             sources.append("start.c")
-        done = _run([compiler, *flags, *sources, "-o", program.name, "-lm"], self.folder)
+        done = _run([compiler, *flags, *sources, "-o", program.name, "-Wl,--wrap=malloc", "-lm"], self.folder)
         if done.returncode:
             raise StdetError(
                 f"the C code of the network doesn't build for {machine.core if machine else 'this computer'}: "
@@ -249,6 +251,8 @@ def _leave_out_empty_regions(model: ModelProto) -> None:
 def network_adapter(input: Tensor, outputs: Sequence[Tensor], weights: bool) -> str:
     """`network_run` of `network.h` around the function that emx-onnx-cgen writes.
 
+    Where memory runs out, that function returns without a word; the program then ends with 3.
+
     Args:
         weights: whether they lie in a file of their own, which is read at the first run.
     """
@@ -267,6 +271,18 @@ def network_adapter(input: Tensor, outputs: Sequence[Tensor], weights: bool) -> 
 #include "network.h"
 
 #include <stdint.h>
+#include <stdlib.h>
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_malloc(size_t size)
+{{
+    void *found = __real_malloc(size);
+    if (!found && size) {{
+        exit(3);
+    }}
+    return found;
+}}
 
 _Bool emx_load(const char *path);
 void emx({prototype});
@@ -294,6 +310,20 @@ def _sizes(input: Tensor, outputs: Sequence[Tensor]) -> str:
     return "\n".join([*lines, ""])
 
 
+def check_tools(machine: Machine | None) -> None:
+    """Whether all is here that building and running C code takes.
+
+    Args:
+        machine: to emulate; None to run on this computer only.
+
+    Raises:
+        StdetError: a tool is missing.
+    """
+    _emx_version()
+    for name in ("gcc", "size") if machine is None else ("gcc", "size", ARM_GCC, ARM_SIZE, QEMU):
+        tool(name)
+
+
 def tool(name: str) -> str:
     """Path of a program.
 
@@ -302,7 +332,7 @@ def tool(name: str) -> str:
     """
     found = shutil.which(name)
     if found is None:
-        raise StdetError(f"the emulator needs {name}, which isn't here", INSTALL[name])
+        raise StdetError(f"the network's C code needs {name}, which isn't here", INSTALL[name])
     return found
 
 
@@ -310,7 +340,9 @@ def _emx_version() -> str:
     try:
         return version("emx-onnx-cgen")
     except PackageNotFoundError as error:
-        raise StdetError("the emulator needs emx-onnx-cgen, which isn't here", INSTALL["emx-onnx-cgen"]) from error
+        raise StdetError(
+            "the network's C code needs emx-onnx-cgen, which isn't here", INSTALL["emx-onnx-cgen"]
+        ) from error
 
 
 def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -331,9 +363,6 @@ def _last_lines(done: subprocess.CompletedProcess[str], count: int = 3) -> str:
 
 def _sections(program: Path, machine: Machine | None) -> tuple[int, int]:
     """Bytes of code with its constants, and of variables."""
-    size = "arm-none-eabi-size" if machine else "size"
-    found = shutil.which(size)
-    if found is None:
-        raise StdetError(f"the emulator needs {size}, which isn't here", "apt-get install binutils")
-    text, data, bss = _run([found, str(program.resolve())], program.parent).stdout.splitlines()[1].split()[:3]
+    size = tool(ARM_SIZE if machine else "size")
+    text, data, bss = _run([size, str(program.resolve())], program.parent).stdout.splitlines()[1].split()[:3]
     return int(text), int(data) + int(bss)
