@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
-from stdet.data.loader import TrainLoader
+from stdet.data.loader import Batch, TrainLoader
 from stdet.data.preprocess import normalize
 from stdet.engine.callbacks import Callback, ClipGradNorm, EarlyStopping, TimeBudget
 from stdet.engine.checkpoint import read_checkpoint
@@ -27,7 +29,7 @@ from stdet.engine.optimizers import make_optimizer
 from stdet.engine.schedule_options import YoloxWarmCosOptions
 from stdet.engine.schedules import YoloxWarmCos
 from stdet.engine.trainer import Trainer, TrainSettings
-from stdet.errors import ArtifactError, Interrupted, ModelError
+from stdet.errors import ArtifactError, DataError, Interrupted, ModelError, PeerLost
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates, Detector, Targets
 from stdet.interfaces.reporter import Reporter, SilentReporter
@@ -105,6 +107,7 @@ def make_trainer(
     precision: Precision | None = None,
     reporter: Reporter | None = None,
     callbacks: Sequence[Callback] = (),
+    num_workers: int = 0,
     **changes: Any,
 ) -> Trainer:
     torch.manual_seed(0)
@@ -119,7 +122,7 @@ def make_trainer(
         seed=7,
         epochs=settings.epochs,
         no_aug_epochs=settings.no_aug_epochs,
-        num_workers=0,
+        num_workers=num_workers,
     )
     steps = math.ceil(len(loader) / settings.accumulate)
     length = ScheduleLength(settings.epochs, steps, settings.no_aug_epochs)
@@ -181,7 +184,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop: int, option
     stop = min(stop, whole.steps_per_epoch * 4)
     interrupted = make_trainer(tmp_path / "first", **options)
     stop_at_step(interrupted, stop)
-    with pytest.raises(Interrupted, match="resume_training_from="):
+    with pytest.raises(Interrupted, match=r"saved .*latest_ckpt\.pth"):
         interrupted.fit()
     resumed = make_trainer(tmp_path / "second", **options)
     torch.rand(3)  # the generators are somewhere else now
@@ -242,6 +245,71 @@ def test_a_kill_during_evaluation_loses_no_step(tmp_path: Path) -> None:
     whole = make_trainer(tmp_path / "whole")
     whole.fit()
     assert_same_weights(resumed.detector.state_dict(), whole.detector.state_dict())
+
+
+def lose_batch(trainer: Trainer, number: int, error: Exception, then: Callable[[], None] = lambda: None) -> None:
+    """Let the loader fail at batch `number` of the training."""
+    original, left = trainer.loader.epoch, iter(range(number))
+
+    def epoch(*which: Any) -> Iterator[Batch]:
+        for batch in original(*which):
+            if next(left, None) is None:
+                then()
+                raise error
+            yield batch
+
+    trainer.loader.epoch = epoch  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_that_cannot_be_had_costs_no_step(tmp_path: Path, accumulate: int) -> None:
+    broken = make_trainer(tmp_path / "first", accumulate=accumulate)
+    lose_batch(broken, 8, DataError("cannot decode a.jpg", "replace it"))
+    with pytest.raises(DataError, match="cannot decode"):
+        broken.fit()
+    resumed, whole = (make_trainer(tmp_path / name, accumulate=accumulate) for name in ("second", "whole"))
+    resumed.resume(tmp_path / "first" / "latest_ckpt.pth")
+    assert (resumed.epoch, resumed.step) == (1, 3 // accumulate)
+    resumed.fit()
+    whole.fit()
+    assert_same_weights(resumed.detector.state_dict(), whole.detector.state_dict())
+
+
+def test_a_worker_that_a_stop_ends_is_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for when in ("before", "after"):  # its end is seen before the signal comes here, or after
+        trainer = make_trainer(tmp_path / when)
+        later = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        then = later.start if when == "before" else lambda: os.kill(os.getpid(), signal.SIGTERM)
+        lose_batch(trainer, 2, PeerLost("a data worker ended with SIGTERM"), then)
+        with pytest.raises(Interrupted, match="step 2 of 5"):
+            trainer.fit()
+        assert read_checkpoint(tmp_path / when / "latest_ckpt.pth")["step"] == 2
+
+
+def test_a_validation_that_is_stopped_is_a_stop(tmp_path: Path) -> None:
+    def stopped(model: Detector) -> Mapping[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert trainer.stop_requested()
+        raise Interrupted("stopped while evaluating")
+
+    trainer = make_trainer(tmp_path, stopped)
+    with pytest.raises(Interrupted, match=r"step 5 of 5; saved"):
+        trainer.fit()
+
+
+def test_the_workers_end_with_the_training(tmp_path: Path) -> None:
+    others = set(multiprocessing.active_children())
+    crews: list[set[Any]] = []
+
+    def evaluate(model: Detector) -> Mapping[str, float]:
+        crews.append(set(multiprocessing.active_children()) - others)
+        return {"AP": 0.5, "AP50": 0.6}
+
+    history = make_trainer(tmp_path, evaluate, num_workers=2, epochs=2, no_aug_epochs=0).fit().history
+    assert crews[0] == crews[1]  # the same in both epochs
+    assert len(crews[0]) == 2
+    assert not crews[0] & set(multiprocessing.active_children())
+    assert history == make_trainer(tmp_path / "alone", epochs=2, no_aug_epochs=0).fit().history
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(tmp_path: Path) -> None:
@@ -676,6 +744,22 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_of_them_together(
     assert "the loss of another process is no longer finite in epoch 1" in first.message
     assert "no longer finite in epoch 1, step 3; its batch is in" in second.message
     assert [path.name for path in tmp_path.iterdir()] == ["not_finite_1.pth"]
+
+
+class GoneInOne(Callback):
+    def after_step(self, trainer: Trainer) -> None:
+        if rank() == 1 and trainer.step == 3:
+            raise SystemExit(0)  # its connections close, as when it is killed
+
+
+def train_until_one_is_gone(folder: Path) -> None:
+    make_trainer(folder, epochs=2, no_aug_epochs=0, callbacks=[GoneInOne()]).fit()
+
+
+def test_the_loss_of_another_process_costs_no_step(tmp_path: Path, training_in_two: InTwo) -> None:
+    first, _ = training_in_two(train_until_one_is_gone, tmp_path)
+    assert first.message == "another process failed"
+    assert read_checkpoint(tmp_path / "latest_ckpt.pth")["step"] == 3
 
 
 class TiredInOne(Callback):

@@ -14,9 +14,7 @@ import mmap
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -85,23 +83,34 @@ class ImageCache(ABC):
 
 
 class MemoryCache(ImageCache):
-    """Images in one anonymous mapping that forked workers share: each image is decoded once, whoever needs it first.
+    """Images in one anonymous mapping that forked workers share: each image is decoded once, whoever needs it first."""
 
-    A copy that is pickled into another process begins empty.
-    """
+    def __init__(
+        self, dataset: DetectionDataset, preprocess: Preprocess, limit_bytes: int, *, shared: bool = True
+    ) -> None:
+        """Args:
+        shared: whether workers will need it, which forks alone can.
 
-    def __init__(self, dataset: DetectionDataset, preprocess: Preprocess, limit_bytes: int) -> None:
+        Raises:
+            DataError: they would be no forks, or the system gives no lock.
+        """
         super().__init__(dataset, preprocess)
-        self._limit = limit_bytes
+        if shared and multiprocessing.get_start_method() != "fork":
+            raise DataError(
+                "dataset.cache_images: ram is memory that workers share when they are forked, and here they are spawned",
+                "set it to disk, or dataset.num_workers to 0",
+            )
         self._shapes, self._starts = self._places(limit_bytes, "the image cache in memory")
         count = len(self._shapes)
         # Pages that nobody touches take no memory.
         everything = np.frombuffer(mmap.mmap(-1, max(1, count + int(self._starts[-1]))), np.uint8)
         self._ready, self._pixels = everything[:count], everything[count:]
-        self._lock = multiprocessing.Lock()  # so that another processor sees the pixels before the flag
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return MemoryCache, (self._dataset, self._preprocess, self._limit)
+        try:
+            self._lock = multiprocessing.Lock()  # so that another processor sees the pixels before the flag
+        except OSError as error:  # POSIX keeps it in /dev/shm
+            raise DataError(
+                f"the workers can't share a lock: {error}", "free /dev/shm, or set cache_images to disk"
+            ) from error
 
     def _slot(self, index: int) -> np.ndarray:
         return self._pixels[self._starts[index] : self._starts[index + 1]].reshape(self._shapes[index])

@@ -5,35 +5,27 @@ So a run gives the same samples with any number of workers, and a resumed run ge
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from stdet.data.image_cache import DiskCache, ImageCache, MemoryCache, RecentImages
+from stdet.data.plan import LANES, Key, Plan
 from stdet.data.preprocess import Geometry, prepare, to_tensor_layout
-from stdet.errors import DataError, StdetError
+from stdet.data.workers import Workers, never
+from stdet.errors import DataError, Interrupted
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Targets
 from stdet.interfaces.transform import Sizes, Transform, TransformContext
 from stdet.structures import Preprocess, Sample
 
-log = logging.getLogger(__name__)
-
 SIZE_PERIOD = 10
 """Batches that share one multi-scale size, as in YOLOX."""
-
-LANES = 12
-"""Batches n, n + 12, n + 24... share recent images: with 1, 2, 3, 4, 6 or 12 workers all of them are made by the same
-worker, which then decodes each image once. With another number samples are the same, but made more slowly."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,23 +61,21 @@ class EvalBatch:
 
 
 @dataclass(frozen=True)
-class _Key:
-    """All that a worker needs to make one training sample."""
+class _Task:
+    """A training batch to be made."""
 
-    index: int
     epoch: int
-    position: int
+    number: int
     strong: bool
     size: tuple[int, int]
-    partners: np.ndarray | None
+
+
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]
+"""Images, boxes, labels and indices of a `Batch`; arrays travel between processes."""
 
 
 class TrainLoader:
-    """Training batches, shuffled anew each epoch.
-
-    A last batch of a single image joins the one before it: BatchNorm can't train on one value a channel, which is what
-    a single image gives where the feature map is 1 x 1.
-    """
+    """Training batches, shuffled anew each epoch, made by the same workers in all epochs."""
 
     def __init__(
         self,
@@ -122,7 +112,7 @@ class TrainLoader:
             fewer, at least its own.
 
         Raises:
-            DataError: the data set is empty.
+            DataError: the data set is empty, or it can't be cached as asked.
         """
         if not len(dataset):
             raise DataError(
@@ -133,86 +123,80 @@ class TrainLoader:
         self.batch_size = batch_size
         cache: ImageCache | None = None
         if cache_images == "ram":
-            cache = MemoryCache(dataset, preprocess, cache_limit_bytes)
+            cache = MemoryCache(dataset, preprocess, cache_limit_bytes, shared=num_workers > 0)
         elif cache_images == "disk":
             cache = DiskCache(dataset, preprocess, cache_limit_bytes)
         elif recent_partners is not None:
             processes = max(1, num_workers)
             count = -(-LANES // processes) * (recent_partners + batch_size)
             cache = RecentImages(dataset, preprocess, count, cache_limit_bytes // processes)
-        self._samples = _TrainingSamples(dataset, recipe, preprocess, seed, cache)
-        self._recent = recent_partners
+        self.plan = Plan(len(dataset), batch_size, seed, rank, world_size, recent_partners)
+        self._samples = _TrainingSamples(dataset, recipe, preprocess, seed, self.plan, cache)
+        self._epochs = epochs
         self._closed_from = epochs - no_aug_epochs
-        self._workers = num_workers
-        self._sizes = sizes
-        self._rank, self._world = rank, world_size
-        self._per_rank = -(-len(dataset) // world_size)
+        self._num_workers = num_workers
+        self._size, self._sizes = preprocess.size, sizes
+        self._workers: Workers[_Task, _Arrays] | None = None
+        self._tasks: Iterator[_Task] = iter(())
+        self._next = (0, 0)  # epoch and number of the batch that the workers make next
 
     def __len__(self) -> int:
         """Batches an epoch; the same in every process."""
-        full, rest = divmod(self._per_rank, self.batch_size)
-        return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
+        return len(self.plan)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` (from 0), beginning with batch `start_step`."""
-        keys = self._keys(epoch)[start_step:]
-        if not keys:
+    def epoch(self, epoch: int, start_step: int = 0, stop: Callable[[], bool] = never) -> Iterator[Batch]:
+        """The batches of `epoch` (from 0), beginning with batch `start_step`.
+
+        The workers go on with the next epoch while this one's end is worked on.
+
+        Args:
+            stop: whether to wait no longer for a batch that isn't there.
+
+        Raises:
+            Interrupted: `stop` said so.
+            PeerLost: a worker died, or makes no batch.
+            DataError: an image can't be read.
+        """
+        if start_step >= len(self):
             return
-        loader = DataLoader(
-            self._samples,
-            batch_sampler=keys,
-            num_workers=self._workers,
-            collate_fn=_collate,
-            worker_init_fn=_quiet_worker,
-            generator=torch.Generator(),  # else every epoch would advance torch's global generator
-        )
-        yield from _raising(loader)
+        if self._workers is None or self._next != (epoch, start_step):
+            self.close()
+            self._workers = Workers(self._samples, self._num_workers)
+            self._tasks = self._tasks_from(epoch, start_step)
+        for number in range(start_step, len(self)):
+            while self._workers.idle and (task := next(self._tasks, None)):
+                self._workers.give(task.number, task)
+            self._next = (-1, 0)  # in case that the next line fails
+            images, boxes, labels, indices = self._workers.take(stop)
+            self._next = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
+            targets = Targets(torch.from_numpy(boxes), torch.from_numpy(labels))
+            yield Batch(torch.from_numpy(images), targets, indices)
 
-    def _keys(self, epoch: int) -> list[list[_Key]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self._samples.dataset))
-        order = np.resize(order, self._per_rank * self._world)  # wraps around so that every process gets as many
-        mine = [(position, int(order[position])) for position in range(self._rank, len(order), self._world)]
-        strong = epoch < self._closed_from
-        batches = [mine[first:last] for first, last in self._bounds()]
-        partners = self._partners(batches)
-        sizes = self._batch_sizes(epoch, strong)
-        return [
-            [_Key(index, epoch, position, strong, size, pool) for position, index in batch]
-            for batch, size, pool in zip(batches, sizes, partners, strict=True)
-        ]
+    def close(self) -> None:
+        """End the workers; `epoch` starts others."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
-    def _partners(self, batches: list[list[tuple[int, int]]]) -> list[np.ndarray | None]:
-        """For each batch of (position, index), the indices that its samples draw partners from; None for all."""
-        if self._recent is None:
-            return [None] * len(batches)
-        lanes: list[np.ndarray] = [np.zeros(0, np.int64)] * LANES
-        pools: list[np.ndarray | None] = []
-        for number, batch in enumerate(batches):
-            own = np.array([index for _, index in batch])
-            earlier = max(0, self._recent - len(own))
-            lanes[number % LANES] = np.concatenate([lanes[number % LANES][-earlier:] if earlier else own[:0], own])
-            pools.append(lanes[number % LANES])
-        return pools
-
-    def _bounds(self) -> list[tuple[int, int]]:
-        starts = [i * self.batch_size for i in range(len(self))]
-        return list(zip(starts, [*starts[1:], self._per_rank], strict=True))
+    def _tasks_from(self, epoch: int, start: int) -> Iterator[_Task]:
+        """To the end of the training."""
+        for one in range(epoch, max(self._epochs, epoch + 1)):
+            strong = one < self._closed_from
+            sizes = self._batch_sizes(one, strong)
+            for number in range(start if one == epoch else 0, len(self)):
+                yield _Task(one, number, strong, sizes[number // SIZE_PERIOD])
 
     def _batch_sizes(self, epoch: int, strong: bool) -> list[tuple[int, int]]:
+        """One for every `SIZE_PERIOD` batches."""
+        periods = range(0, len(self), SIZE_PERIOD)
         if self._sizes is None or not strong:
-            return [self._samples.preprocess.size] * len(self)
+            return [self._size for _ in periods]
         rng = np.random.default_rng([self.seed, epoch, 1 << 32])
-        drawn = [self._sizes(rng) for _ in range(0, len(self), SIZE_PERIOD)]
-        return [drawn[i // SIZE_PERIOD] for i in range(len(self))]
+        return [self._sizes(rng) for _ in periods]
 
 
-_TrainingSample = tuple[np.ndarray, np.ndarray, np.ndarray, int]
-_EvaluationSample = tuple[np.ndarray, int, Geometry, tuple[int, int]]
-
-
-class _TrainingSamples(Dataset[_TrainingSample | StdetError]):
-    """Makes the sample of a key. An unusable file is handed over as a value: a worker's exception would reach the user
-    wrapped in the worker's traceback."""
+class _TrainingSamples:
+    """Makes the batch of a task."""
 
     def __init__(
         self,
@@ -220,52 +204,39 @@ class _TrainingSamples(Dataset[_TrainingSample | StdetError]):
         recipe: Transform,
         preprocess: Preprocess,
         seed: int,
-        cache: ImageCache | None = None,
+        plan: Plan,
+        cache: ImageCache | None,
     ) -> None:
-        self.dataset = dataset
-        self.preprocess = preprocess
+        self._dataset = dataset
+        self._preprocess = preprocess
         self._recipe = recipe
         self._seed = seed
+        self._plan = plan
         self._source = cache or dataset
 
-    def __getitem__(self, key: _Key) -> _TrainingSample | StdetError:
+    def __call__(self, task: _Task) -> _Arrays:
+        same = task.size == self._preprocess.size
+        preprocess = self._preprocess if same else self._preprocess.with_size(*task.size)
+        keys = self._plan.keys(task.epoch, task.number)
+        samples = [self._sample(key, task.strong, preprocess) for key in keys]
+        images = np.stack([to_tensor_layout(sample.image, preprocess) for sample in samples])
+        most = max(len(sample.labels) for sample in samples)
+        boxes = np.zeros((len(samples), most, 4), np.float32)
+        labels = np.full((len(samples), most), -1, np.int64)
+        for row, sample in enumerate(samples):
+            boxes[row, : len(sample.labels)] = np.asarray(sample.boxes, np.float32).reshape(-1, 4)
+            labels[row, : len(sample.labels)] = sample.labels
+        return images, boxes, labels, [key.index for key in keys]
+
+    def _sample(self, key: Key, strong: bool, preprocess: Preprocess) -> Sample:
         rng = np.random.default_rng([self._seed, key.epoch, key.position])
-        same = key.size == self.preprocess.size
-        preprocess = self.preprocess if same else self.preprocess.with_size(*key.size)
 
         def draw() -> Sample:
             if key.partners is None:
-                return self._source.sample(int(rng.integers(len(self.dataset))))
+                return self._source.sample(int(rng.integers(len(self._dataset))))
             return self._source.sample(int(rng.choice(key.partners)))
 
-        context = TransformContext(rng, draw, preprocess, key.strong)
-        try:
-            sample = self._recipe(self._source.sample(key.index), context)
-        except StdetError as error:
-            return error
-        return to_tensor_layout(sample.image, preprocess), sample.boxes, sample.labels, key.index
-
-
-def _raising(batches: Iterable[T | StdetError]) -> Iterator[T]:
-    """The batches; the first error among them is raised here, in the caller's process."""
-    for batch in batches:
-        if isinstance(batch, StdetError):
-            raise batch
-        yield batch
-
-
-def _collate(made: list[_TrainingSample | StdetError]) -> Batch | StdetError:
-    samples = [sample for sample in made if not isinstance(sample, StdetError)]
-    if len(samples) < len(made):
-        return next(sample for sample in made if isinstance(sample, StdetError))
-    images = torch.from_numpy(np.stack([image for image, *_ in samples]))
-    most = max((len(labels) for _, _, labels, _ in samples), default=0)
-    boxes = torch.zeros(len(samples), most, 4)
-    labels = torch.full((len(samples), most), -1, dtype=torch.int64)
-    for row, (_, own_boxes, own_labels, _) in enumerate(samples):
-        boxes[row, : len(own_labels)] = torch.from_numpy(np.ascontiguousarray(own_boxes, np.float32)).reshape(-1, 4)
-        labels[row, : len(own_labels)] = torch.from_numpy(np.ascontiguousarray(own_labels, np.int64))
-    return Batch(images, Targets(boxes, labels), [index for *_, index in samples])
+        return self._recipe(self._source.sample(key.index), TransformContext(rng, draw, preprocess, strong))
 
 
 class EvalLoader:
@@ -278,58 +249,40 @@ class EvalLoader:
         batch_size: int,
         num_workers: int = 0,
         indices: list[int] | None = None,
+        stop: Callable[[], bool] = never,
     ) -> None:
         """Args:
         indices: the images to go through; all when None.
+        stop: whether to go no further.
         """
         self.dataset = dataset
         self.preprocess = preprocess
         self.indices = list(range(len(dataset))) if indices is None else indices
         self._batch_size = batch_size
-        self._workers = num_workers
+        self._num_workers = num_workers
+        self._stop = stop
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        starts = range(0, len(self.indices), self._batch_size)
-        yield from _raising(
-            DataLoader(
-                _EvaluationSamples(self.dataset, self.preprocess),
-                batch_sampler=[self.indices[i : i + self._batch_size] for i in starts],
-                num_workers=self._workers,
-                collate_fn=_collate_evaluation,
-                worker_init_fn=_quiet_worker,
-                generator=torch.Generator(),
-            )
-        )
+        """Raises:
+        Interrupted: `stop` says so.
+        PeerLost: a worker died, or makes no batch.
+        DataError: an image can't be read.
+        """
+        starts = iter(range(0, len(self.indices), self._batch_size))
+        with closing(Workers(self._batch, min(self._num_workers, len(self)))) as workers:
+            for _ in range(len(self)):
+                while workers.idle and (start := next(starts, None)) is not None:
+                    workers.give(start // self._batch_size, start)
+                if self._stop():
+                    raise Interrupted("stopped while evaluating")
+                images, indices, geometries, sizes = workers.take(self._stop)
+                yield EvalBatch(torch.from_numpy(images), indices, geometries, sizes)
 
-
-class _EvaluationSamples(Dataset[_EvaluationSample | StdetError]):
-    """Reads and preprocesses the image of an index; errors as in `_TrainingSamples`."""
-
-    def __init__(self, dataset: DetectionDataset, preprocess: Preprocess) -> None:
-        self._dataset = dataset
-        self._preprocess = preprocess
-
-    def __getitem__(self, index: int) -> _EvaluationSample | StdetError:
-        try:
-            image = self._dataset.read_image(index)
-        except DataError as error:
-            return error
-        pixels, geometry = prepare(image, self._preprocess)
-        return pixels, index, geometry, (image.shape[0], image.shape[1])
-
-
-def _collate_evaluation(made: list[_EvaluationSample | StdetError]) -> EvalBatch | StdetError:
-    samples = [sample for sample in made if not isinstance(sample, StdetError)]
-    if len(samples) < len(made):
-        return next(sample for sample in made if isinstance(sample, StdetError))
-    images, indices, geometries, sizes = (list(column) for column in zip(*samples, strict=True))
-    return EvalBatch(torch.from_numpy(np.stack(images)), indices, geometries, sizes)
-
-
-def _quiet_worker(worker: int, **_: Any) -> None:
-    """One thread a worker: the processors are already shared out among the workers and the trainer."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    def _batch(self, start: int) -> tuple[np.ndarray, list[int], list[Geometry], list[tuple[int, int]]]:
+        indices = self.indices[start : start + self._batch_size]
+        images = [self.dataset.read_image(index) for index in indices]
+        pixels, geometries = zip(*(prepare(image, self.preprocess) for image in images), strict=True)
+        return np.stack(pixels), indices, list(geometries), [(image.shape[0], image.shape[1]) for image in images]

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from stdet.data.loader import Batch, TrainLoader
+from stdet.data.workers import never
 from stdet.engine.callbacks import Callback
 from stdet.engine.checkpoint import generator_states, read_checkpoint, restore_generators, save_checkpoint
 from stdet.engine.gradients import Gradients
 from stdet.engine.interrupt import stop_requests
 from stdet.engine.losses import FiniteWatch, LossSums, read_back
 from stdet.engine.resume import RunFacts, facts_of
-from stdet.errors import ArtifactError, Interrupted, ModelError
+from stdet.errors import ArtifactError, Interrupted, ModelError, PeerLost, StdetError
 from stdet.interfaces.detector import Detector
 from stdet.interfaces.reporter import Reporter
 from stdet.interfaces.scheduler import Scheduler
@@ -33,12 +35,16 @@ from stdet.nn.distributed import (
     distributed_module,
     is_main,
     rank,
+    tells_of_a_lost_peer,
 )
 from stdet.nn.ema import ModelEma
 from stdet.nn.int8_training import Int8Simulation
 from stdet.nn.precision import Precision
 
 log = logging.getLogger(__name__)
+
+STOP_COMES_S = 1.0
+"""Who stops a group of processes may reach the others first: how long the loss of one waits to be called a stop."""
 
 Evaluate = Callable[[Detector], Mapping[str, float]]
 """Scores a detector on the validation images: metric name to value, 0..1. `AP` (or the first entry) decides which
@@ -130,6 +136,7 @@ class Trainer:
         self.ending: str | None = None  # why the training ends before its last epoch
         self.best_score, self.best_epoch = -1.0, 0
         self.history: list[dict[str, float]] = []
+        self.stop_requested: Callable[[], bool] = never
         self._watch = FiniteWatch()
         if settings.channels_last:
             detector.to(memory_format=torch.channels_last)
@@ -147,16 +154,23 @@ class Trainer:
 
         Raises:
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; `latest_ckpt.pth` holds the very step that was reached.
+            PeerLost: a data worker or another process of the training died, or makes no batch any more; so does it then.
+            DataError: an image can't be read; so does it then.
             ModelError: the loss is no longer finite; `not_finite.pth` holds the batch. Or memory doesn't hold one image.
             ArtifactError: a checkpoint can't be written; the one before survives.
         """
         started = time.perf_counter()
-        with stop_requests() as stop_requested:
-            while self.epoch < self.settings.epochs and self.ending is None:
-                self._train_epoch(stop_requested)
-                self._finish_epoch()
-                if any_rank(stop_requested())[0]:
-                    raise self._interrupted()
+        with stop_requests() as self.stop_requested, closing(self.loader):
+            try:
+                while self.epoch < self.settings.epochs and self.ending is None:
+                    self._train_epoch()
+                    self._finish_epoch()
+                    if any_rank(self.stop_requested())[0]:
+                        raise self._interrupted()
+            except RuntimeError as error:
+                if not tells_of_a_lost_peer(error):
+                    raise
+                raise self._given_up(PeerLost("another process failed", "its own message says why")) from error
         if self.ending is not None:
             self.reporter.note(f"training ends with epoch {self.epoch} of {self.settings.epochs}: {self.ending}")
         best = self.folder / "best_ckpt.pth"
@@ -174,12 +188,12 @@ class Trainer:
         """Make the epoch that is being trained the last one; for callbacks."""
         self.ending = self.ending or reason
 
-    def _train_epoch(self, stop_requested: Callable[[], bool]) -> None:
+    def _train_epoch(self) -> None:
         """Run the rest of the current epoch."""
         self.network.train()
-        batches = self.loader.epoch(self.epoch, start_step=self.step * self.settings.accumulate)
+        batches = self.loader.epoch(self.epoch, self.step * self.settings.accumulate, self.stop_requested)
         before: list[Batch] = []
-        for group in _groups(batches, self.settings.accumulate):
+        while group := self._group(batches):
             learning_rate = self._set_learning_rate()
             losses = self._optimizer_step(group)
             self.step += 1
@@ -187,7 +201,7 @@ class Trainer:
             for callback in self.callbacks:
                 callback.after_step(self)
             bad = self._watch.push(losses["total"], self.step)
-            stop = self._vote(stop_requested(), bad, group if bad == self.step else before)
+            stop = self._vote(self.stop_requested(), bad, group if bad == self.step else before)
             if self.step % self.settings.print_interval == 0 or self.step == self.steps_per_epoch:
                 self._report_step(read_back(losses), learning_rate)
             before = group
@@ -196,6 +210,25 @@ class Trainer:
                 self._save("latest_ckpt.pth")
                 raise self._interrupted()
         self._vote(False, self._watch.settle(), before)
+
+    def _group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of the next optimizer step; none when the epoch has no more."""
+        try:
+            return list(islice(batches, self.settings.accumulate))
+        except StdetError as error:
+            raise self._given_up(error) from error
+
+    def _given_up(self, error: StdetError) -> StdetError:
+        """What to raise when `error` ends the training between two steps; what was reached is saved.
+
+        Of a training that shall stop, the stop: it may be what ended a worker.
+        """
+        if self._watch.settle() is None:
+            self._save("latest_ckpt.pth")
+        patience = time.monotonic() + (STOP_COMES_S if isinstance(error, PeerLost) else 0.0)
+        while not (stopping := self.stop_requested()) and time.monotonic() < patience:
+            time.sleep(0.05)
+        return self._interrupted() if stopping else error
 
     def _vote(self, stop: bool, bad_step: int | None, batches: list[Batch]) -> bool:
         """Whether any process was asked to stop; all end together when the loss of one is no longer finite."""
@@ -259,7 +292,10 @@ class Trainer:
         metrics: Mapping[str, float] = {}
         if last or (self.epoch + 1) % self.settings.eval_interval == 0:
             weights = self.ema.model if self.ema else self.detector
-            metrics = self.evaluate(self.simulation.of(weights) if self.simulation else weights)
+            try:
+                metrics = self.evaluate(self.simulation.of(weights) if self.simulation else weights)
+            except StdetError as error:
+                raise self._given_up(error) from error
         self.history.append({**record, **metrics})
         self.epoch, self.step, self.losses = self.epoch + 1, 0, LossSums()
         if metrics:
@@ -295,9 +331,9 @@ class Trainer:
         )
 
     def _interrupted(self) -> Interrupted:
-        path = self.folder / "latest_ckpt.pth"
         return Interrupted(
-            f"stopped in epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}; saved {path}"
+            f"stopped in epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}; "
+            f"saved {self.folder / 'latest_ckpt.pth'}"
         )
 
     # --- state -------------------------------------------------------------------------------------------------------
@@ -380,9 +416,3 @@ class Trainer:
 
     def _facts(self) -> RunFacts:
         return facts_of(self.detector, self.loader, self.optimizer, self.settings)
-
-
-def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    """Lists of up to `size` consecutive batches."""
-    while group := list(islice(batches, size)):
-        yield group

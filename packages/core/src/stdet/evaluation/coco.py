@@ -23,6 +23,7 @@ from torch import Tensor
 from stdet.artifacts import write_json
 from stdet.data.loader import EvalLoader
 from stdet.data.preprocess import normalize
+from stdet.data.workers import never
 from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.chance import ClassMatches, class_matches
 from stdet.evaluation.postprocess import select
@@ -114,6 +115,7 @@ def evaluate(
     num_workers: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
     model: Mapping[str, str] | None = None,
+    stop: Callable[[], bool] = never,
 ) -> EvaluationReport:
     """Run `predictor` over every image of `dataset`, images without boxes included, and score it.
 
@@ -122,14 +124,17 @@ def evaluate(
     Args:
         thresholds: which candidates are scored; of a class the best 100 are at most, since COCO counts no more.
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
+        stop: whether to go no further.
 
     Raises:
+        Interrupted: `stop` says so.
         DataError: there is nothing to evaluate on, see `check_scorable`, or an image can't be read.
         ModelError: the model scores another number of classes than `dataset` has.
     """
     check_scorable(dataset)
     started = time.perf_counter()
-    loader = EvalLoader(dataset, preprocess, batch_size, num_workers, list(range(rank(), len(dataset), world_size())))
+    mine = list(range(rank(), len(dataset), world_size()))
+    loader = EvalLoader(dataset, preprocess, batch_size, num_workers, mine, stop)
     choose = chooser(thresholds)
     found = gathered(detections(lambda images: {"": predictor(images)}, loader, choose, progress)[""])
     scored = from_main(lambda: score(dataset, found, iou_eval_thresh))

@@ -52,7 +52,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
             "start several processes with torchrun, or unset RANK and WORLD_SIZE to run alone",
         ) from error
     except RuntimeError as error:
-        if _tells_of_a_lost_peer(error):
+        if tells_of_a_lost_peer(error):
             raise _lost() from error
         raise
     _wait_long()
@@ -61,7 +61,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
     except BaseException as error:
         if not on_cuda:  # NCCL could wait here for a process that waits itself
             atexit.register(dist.destroy_process_group)
-        if _tells_of_a_lost_peer(error):
+        if tells_of_a_lost_peer(error):
             raise _lost() from error
         raise
     dist.destroy_process_group()
@@ -89,7 +89,7 @@ def _lost() -> PeerLost:
     return PeerLost("another process failed", "its own message says why")
 
 
-def _tells_of_a_lost_peer(error: BaseException) -> bool:
+def tells_of_a_lost_peer(error: BaseException) -> bool:
     """Whether a collective operation failed because a process at its other end is gone."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError)

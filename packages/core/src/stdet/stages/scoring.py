@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stdet.artifacts import ModelFile, sha256_file
+from stdet.data.workers import never
 from stdet.evaluation import coco
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
@@ -19,6 +22,7 @@ def score(
     label: str,
     source: ModelFile | None = None,
     place: str = HOST,
+    stop: Callable[[], bool] = never,
 ) -> coco.EvaluationReport:
     """`coco.evaluate` with the thresholds and batches of the config.
 
@@ -26,6 +30,7 @@ def score(
         label: what the progress bar calls the images.
         source: the model file, for the report.
         place: where it runs, for the report.
+        stop: whether to go no further.
     """
     config = run.builder.config
     about = {"file": source.path.name, "sha256": sha256_file(source.path)} if source else {}
@@ -41,4 +46,5 @@ def score(
         num_workers=config.dataset.num_workers,
         progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
         model=about,
+        stop=stop,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stdet.artifacts import ModelFile, remove_leftovers, write_json
@@ -71,7 +71,7 @@ def train(run: Run) -> None:
             loader,
             optimizer,
             builder.scheduler(builder.schedule_length(-(-len(loader) // settings.accumulate))),
-            lambda model: _validate(run, model, validation),
+            lambda model: _validate(run, model, validation, lambda: trainer.stop_requested()),
             precision,
             settings,
             run.models,
@@ -144,6 +144,6 @@ def _class_names(weights: Path) -> tuple[str, ...] | None:
         return None
 
 
-def _validate(run: Run, model: Detector, dataset: DetectionDataset) -> Mapping[str, float]:
-    report = score(run, TorchPredictor(model, run.builder.device()), model.spec, dataset, "validation")
+def _validate(run: Run, model: Detector, dataset: DetectionDataset, stop: Callable[[], bool]) -> Mapping[str, float]:
+    report = score(run, TorchPredictor(model, run.builder.device()), model.spec, dataset, "validation", stop=stop)
     return report.scalars()
