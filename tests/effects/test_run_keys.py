@@ -15,6 +15,7 @@ from PIL import Image
 from stdet import api
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
+from stdet.evaluation import by_pycocotools
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.reporter import SilentReporter
 from stdet.quantizing import judge
@@ -95,6 +96,22 @@ def test_the_overlap_of_the_config_has_a_precision_of_its_own(made: Made, model:
     assert "AP@0.35" in stages["evaluate_float"]["metrics"]
     _, stages = run(made(*given, mode="evaluation"))
     assert not [name for name in stages["evaluate_float"]["metrics"] if "@" in name]
+
+
+def test_the_scorer_of_the_config_scores_and_the_report_names_it(
+    made: Made, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [f"model.model_path={model}", "dataset.num_images=8", "postprocessing.plot_metrics=False"]
+    asked: list[int] = []
+    real = by_pycocotools.judge
+    monkeypatch.setattr(by_pycocotools, "judge", lambda dataset, *more: asked.append(1) or real(dataset, *more))
+    found = {}
+    for scorer in ("stdet", "pycocotools"):
+        folder, _ = run(made(*given, f"evaluation.scorer={scorer}", mode="evaluation"))
+        found[scorer] = json.loads((folder / "reports" / "evaluate_float.json").read_text())
+        assert found[scorer]["scorer"] == scorer
+    assert asked == [1]
+    assert found["stdet"]["metrics"] == pytest.approx(found["pycocotools"]["metrics"], abs=1e-9)
 
 
 POOL = {

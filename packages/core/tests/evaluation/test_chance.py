@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stdet.evaluation.chance import METRICS, Interval, difference, mean_precisions
-from stdet.evaluation.coco import matches, score
+from stdet.evaluation.coco import score
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.structures import Annotation, Detections
 
@@ -57,7 +57,7 @@ def noisy(dataset: Drawn, spread: float, seed: int = 0) -> dict[int, Detections]
 def test_a_draw_scores_what_pycocotools_gives_its_images(draw: Sequence[int]) -> None:
     whole, drawn = Drawn(range(12)), Drawn(draw)
     weights = np.bincount(list(draw), minlength=12)[None]
-    found = mean_precisions(matches(whole, noisy(whole, 4)), weights)
+    found = mean_precisions(score(whole, noisy(whole, 4)).matches, weights)
     expected = score(drawn, noisy(drawn, 4)).metrics
     for name in METRICS:
         assert found[name][0] == pytest.approx(expected[name], abs=1e-9)
@@ -66,12 +66,12 @@ def test_a_draw_scores_what_pycocotools_gives_its_images(draw: Sequence[int]) ->
 def test_a_draw_that_shows_no_object_has_no_score() -> None:
     empty = next(i for i in range(100) if not len(Drawn([i]).annotation(0).boxes))
     whole = Drawn([empty, 1, 2])
-    assert np.isnan(mean_precisions(matches(whole, noisy(whole, 4)), np.array([[3, 0, 0]]))["AP"]).all()
+    assert np.isnan(mean_precisions(score(whole, noisy(whole, 4)).matches, np.array([[3, 0, 0]]))["AP"]).all()
 
 
 def test_equal_models_differ_by_nothing_and_a_worse_one_measurably() -> None:
     whole = Drawn(range(40))
-    good, bad = matches(whole, noisy(whole, 1)), matches(whole, noisy(whole, 12))
+    good, bad = score(whole, noisy(whole, 1)).matches, score(whole, noisy(whole, 12)).matches
     assert difference(good, good, 40)["AP"] == Interval(0.0, 0.0, 0.0)
     lost = difference(good, bad, 40, 100)
     assert lost["AP"].low > 0
@@ -82,14 +82,14 @@ def test_equal_models_differ_by_nothing_and_a_worse_one_measurably() -> None:
 
 def test_two_models_that_only_luck_tells_apart_are_not_measurably_different() -> None:
     whole = Drawn(range(40))
-    one, other = (matches(whole, noisy(whole, 4, seed)) for seed in (1, 2))
+    one, other = (score(whole, noisy(whole, 4, seed)).matches for seed in (1, 2))
     assert difference(one, other, 40)["AP"].holds_zero
 
 
 def test_more_images_leave_less_to_chance() -> None:
     few, many = Drawn(range(10)), Drawn(range(160))
     widths = [
-        difference(matches(d, noisy(d, 4, 1)), matches(d, noisy(d, 4, 2)), len(d), 100)["AP"].deviation
+        difference(score(d, noisy(d, 4, 1)).matches, score(d, noisy(d, 4, 2)).matches, len(d), 100)["AP"].deviation
         for d in (few, many)
     ]
     assert widths[1] < widths[0] / 2
@@ -97,7 +97,7 @@ def test_more_images_leave_less_to_chance() -> None:
 
 def test_one_image_says_nothing_of_chance() -> None:
     whole = Drawn([1])
-    assert difference(matches(whole, noisy(whole, 4)), matches(whole, noisy(whole, 4)), 1) == {}
+    assert difference(score(whole, noisy(whole, 4)).matches, score(whole, noisy(whole, 4)).matches, 1) == {}
 
 
 def mean(classes: list) -> float:  # type: ignore[type-arg]

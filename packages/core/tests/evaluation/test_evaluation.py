@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_pycocotools_fed_with_files(
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    metrics, per_class, _, count, curves = score(dataset, found)
+    metrics, per_class, _, count, curves, _ = score(dataset, found)
     assert count == sum(int((~a.ignore).sum()) for a in dataset.annotations)
     for name, expected in zip(METRICS, judge.stats, strict=True):
         assert (metrics[name] is None) == (expected < 0)

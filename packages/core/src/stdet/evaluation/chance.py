@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 DRAWS = 400
 LEVEL = 0.95
@@ -54,29 +52,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.low:+.2f} to {self.high:+.2f}"
-
-
-def class_matches(judge: COCOeval) -> list[ClassMatches]:
-    """The matches of each class, from a `COCOeval` that has evaluated."""
-    images, areas = len(judge.params.imgIds), len(judge.params.areaRng)
-    thresholds, limit = len(judge.params.iouThrs), judge.params.maxDets[-1]
-    found = []
-    for k in range(len(judge.params.catIds)):
-        rows: list[dict[str, Any] | None] = judge.evalImgs[k * areas * images : k * areas * images + images]
-        kept = [(i, row) for i, row in enumerate(rows) if row is not None]
-        objects = np.zeros(images, np.int64)
-        for i, row in kept:
-            objects[i] = int(np.count_nonzero(np.asarray(row["gtIgnore"]) == 0))
-        score = np.concatenate([row["dtScores"][:limit] for _, row in kept]) if kept else np.zeros(0)
-        order = np.argsort(-score, kind="stable")
-        blank = np.zeros((thresholds, 0), bool)
-        matched, ignored = (
-            np.concatenate([blank, *(np.asarray(row[key], bool)[:, :limit] for _, row in kept)], 1)[:, order]
-            for key in ("dtMatches", "dtIgnore")
-        )
-        image = np.concatenate([np.full(len(row["dtScores"][:limit]), i) for i, row in kept]) if kept else np.zeros(0)
-        found.append(ClassMatches(image.astype(np.int64)[order], matched & ~ignored, ~matched & ~ignored, objects))
-    return found
 
 
 def difference(

@@ -1,11 +1,9 @@
-"""Average precision by COCO's rules, computed by pycocotools from arrays."""
+"""What a model scores on a data set: average precision by COCO's rules."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import time
 from collections import defaultdict
@@ -16,8 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from stdet.artifacts import write_json
@@ -25,11 +21,14 @@ from stdet.data.loader import EvalLoader
 from stdet.data.preprocess import normalize
 from stdet.data.workers import never
 from stdet.errors import ArtifactError, DataError, ModelError
-from stdet.evaluation.chance import ClassMatches, class_matches
+from stdet.evaluation.chance import ClassMatches
+from stdet.evaluation.matching import IOU_THRESHOLDS, MAX_PER_CLASS
 from stdet.evaluation.postprocess import select
+from stdet.evaluation.precision import Judgement, judge
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Candidates
+from stdet.interfaces.target import Scorer
 from stdet.nn.distributed import from_main, gathered, rank, world_size
 from stdet.structures import Detections, Preprocess, Thresholds
 
@@ -41,10 +40,6 @@ METRICS = (
     "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
 """COCO's twelve numbers, in pycocotools' order."""
-
-
-MAX_PER_CLASS = 100
-"""Detections of an image and class that COCO's rules look at."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ class EvaluationReport:
         model: `file` and `sha256` of the model file, when there is one, and `place` where it ran, if not on the host.
         curves: precision at recall 0, 0.01, …, 1 by `AP50` and `AP75`, the mean over the classes, whose mean in turn is
             the metric of that name; for `plot_precision_recall`.
+        scorer: who counted.
     """
 
     metrics: dict[str, float | None]
@@ -75,6 +71,7 @@ class EvaluationReport:
     seconds: float
     model: dict[str, str] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    scorer: Scorer = "stdet"
 
     def scalars(self) -> dict[str, float]:
         """The metrics that have a value."""
@@ -111,6 +108,7 @@ def evaluate(
     thresholds: Thresholds,
     *,
     iou_eval_thresh: float = 0.5,
+    scorer: Scorer = "stdet",
     batch_size: int = 8,
     num_workers: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
@@ -125,6 +123,7 @@ def evaluate(
         thresholds: which candidates are scored; of a class the best 100 are at most, since COCO counts no more.
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
         stop: whether to go no further.
+        scorer: who counts, see `score`.
 
     Raises:
         Interrupted: `stop` says so.
@@ -137,7 +136,7 @@ def evaluate(
     loader = EvalLoader(dataset, preprocess, batch_size, num_workers, mine, stop)
     choose = chooser(thresholds)
     found = gathered(detections(lambda images: {"": predictor(images)}, loader, choose, progress)[""])
-    scored = from_main(lambda: score(dataset, found, iou_eval_thresh))
+    scored = from_main(lambda: score(dataset, found, iou_eval_thresh, scorer)._replace(matches=[]))
     return EvaluationReport(
         scored.metrics,
         scored.per_class,
@@ -149,6 +148,7 @@ def evaluate(
         time.perf_counter() - started,
         dict(model or {}),
         scored.curves,
+        scorer,
     )
 
 
@@ -218,133 +218,68 @@ def detections(
 
 
 class Score(NamedTuple):
-    """The parts of an `EvaluationReport` that follow from boxes alone; its attributes say what they are."""
+    """The parts of an `EvaluationReport` that follow from boxes alone; its attributes say what they are.
+
+    Attributes:
+        matches: what COCO's rules say of each detection, by class; see `stdet.evaluation.chance`.
+    """
 
     metrics: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]
     dataset_sha256: str
     ground_truths: int
     curves: dict[str, list[float]]
+    matches: list[ClassMatches]
 
 
-def score(dataset: DetectionDataset, found: Mapping[int, Detections], iou_eval_thresh: float = 0.5) -> Score:
-    """Average precisions of detections (in image pixels, by image index)."""
-    truth, digest, count = _ground_truth(dataset)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; stdout belongs to `--json`
-        judge = _Judge(truth, _results(truth, found), dataset.ignored == "difficult")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-        metrics = {name: _known(value) for name, value in zip(METRICS, judge.stats, strict=True)}
-        precision = judge.eval["precision"][..., 0, -1]  # (IoU, recall, class), all sizes, 100 detections
-        if not np.isclose(iou_eval_thresh, 0.5):
-            judge.params.iouThrs = np.array([iou_eval_thresh])
-            judge.evaluate()
-            judge.accumulate()
-            metrics[f"AP@{iou_eval_thresh:g}"] = _mean(judge.eval["precision"][0, :, :, 0, -1])
+def score(
+    dataset: DetectionDataset,
+    found: Mapping[int, Detections],
+    iou_eval_thresh: float = 0.5,
+    scorer: Scorer = "stdet",
+) -> Score:
+    """Average precisions of detections (in image pixels, by image index).
+
+    Args:
+        scorer: who counts; the numbers are the same.
+    """
+    judged = _judge(scorer)(dataset, found, IOU_THRESHOLDS)
+    average, recall = judged.average, judged.recall
+    values = [average[..., 0], average[0, :, 0], average[5, :, 0], *(average[..., size] for size in (1, 2, 3))]
+    values += [*(recall[..., 0, few] for few in (0, 1, 2)), *(recall[..., size, -1] for size in (1, 2, 3))]
+    metrics = {name: _mean(value) for name, value in zip(METRICS, values, strict=True)}
+    if not np.isclose(iou_eval_thresh, 0.5):
+        other = _judge(scorer)(dataset, found, np.array([iou_eval_thresh]))
+        metrics[f"AP@{iou_eval_thresh:g}"] = _mean(other.average[..., 0])
     per_class = {
-        name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[0, :, k])}
+        name: {"AP": _mean(average[:, k, 0]), "AP50": _mean(average[0, k, 0])}
         for k, name in enumerate(dataset.class_names)
     }
-    known = precision[:, :, precision[0, 0] > -1]
+    known = judged.precision[:, :, np.isfinite(average[0, :, 0])]
     curves = {name: known[i].mean(-1).tolist() for name, i in (("AP50", 0), ("AP75", 5))} if known.size else {}
-    return Score(metrics, per_class, digest, count, curves)
+    count = sum(int((~dataset.annotation(index).ignore).sum()) for index in range(len(dataset)))
+    return Score(metrics, per_class, ground_truth_sha256(dataset), count, curves, judged.matches)
 
 
-def matches(dataset: DetectionDataset, found: Mapping[int, Detections]) -> list[ClassMatches]:
-    """What COCO's rules say of each detection, by class; see `stdet.evaluation.chance`."""
-    truth, _, _ = _ground_truth(dataset)
-    with contextlib.redirect_stdout(io.StringIO()):
-        judge = _Judge(truth, _results(truth, found), dataset.ignored == "difficult")
-        judge.evaluate()
-    return class_matches(judge)
+def _judge(scorer: Scorer) -> Callable[[DetectionDataset, Mapping[int, Detections], np.ndarray], Judgement]:
+    if scorer == "stdet":
+        return judge
+    from stdet.evaluation import by_pycocotools  # only for those who ask for it
 
-
-class _Judge(COCOeval):
-    """COCO's rules, and VOC's for difficult objects: matched by IoU, by any number of detections."""
-
-    def __init__(self, truth: COCO, results: COCO, difficult: bool) -> None:
-        super().__init__(truth, results, "bbox")
-        self._difficult = difficult
-
-    def computeIoU(self, image: int, category: int) -> Any:  # noqa: N802 - pycocotools' name
-        ignored = [g for g in self._gts[image, category] if g["iscrowd"]]
-        for g in ignored:
-            g["iscrowd"] = int(not self._difficult)
-        overlaps = super().computeIoU(image, category)
-        for g in ignored:
-            g["iscrowd"] = 1
-        return overlaps
+    return by_pycocotools.judge
 
 
 def ground_truth_sha256(dataset: DetectionDataset) -> str:
     """The hash that reports call `dataset_sha256`."""
-    return _ground_truth(dataset)[1]
-
-
-def _ground_truth(dataset: DetectionDataset) -> tuple[COCO, str, int]:
-    """The data set as pycocotools wants it; ignored boxes become crowds, see `_Judge`. Also its hash and number of boxes."""
     digest = hashlib.sha256("\0".join((dataset.ignored, *dataset.class_names)).encode())
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    count = 0
     for index in range(len(dataset)):
         a = dataset.annotation(index)
-        images.append({"id": index + 1, "width": a.width, "height": a.height})
         for part in (np.array([a.image_id, a.height, a.width], np.int64), a.boxes, a.labels, a.ignore, a.areas):
             digest.update(np.ascontiguousarray(part).tobytes())
-        count += int((~a.ignore).sum())
-        for box, label, ignore, area in zip(
-            a.boxes.tolist(), a.labels.tolist(), a.ignore, a.areas.tolist(), strict=True
-        ):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,  # pycocotools takes id 0 for "not matched"
-                    "image_id": index + 1,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": area,
-                    "iscrowd": int(ignore),
-                }
-            )
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(dataset.class_names)]
-    truth = _coco({"info": {}, "images": images, "annotations": annotations, "categories": categories})
-    return truth, digest.hexdigest(), count
+    return digest.hexdigest()
 
 
-def _results(truth: COCO, found: Mapping[int, Detections]) -> COCO:
-    """Detections as pycocotools wants them. Its own `loadRes` fails when there is none."""
-    annotations: list[dict[str, Any]] = []
-    for index, d in found.items():
-        for (x1, y1, x2, y2), one, label in zip(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                    "score": one,
-                }
-            )
-    return _coco({**truth.dataset, "annotations": annotations})
-
-
-def _coco(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _known(value: float) -> float | None:
-    """pycocotools says -1 where there is nothing to measure."""
-    return None if value < 0 else float(value)
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    valid = precision[precision > -1]
-    return float(valid.mean()) if valid.size else None
+def _mean(values: np.ndarray) -> float | None:
+    """Over whatever there is something to find of."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None

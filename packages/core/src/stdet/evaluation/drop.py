@@ -14,9 +14,10 @@ from stdet.boxes import aligned_iou
 from stdet.data.loader import EvalLoader
 from stdet.errors import DataError
 from stdet.evaluation.chance import Interval, difference
-from stdet.evaluation.coco import Score, chooser, detections, matches, score
+from stdet.evaluation.coco import Score, chooser, detections, score
 from stdet.evaluation.predictors import OnnxPredictor
 from stdet.interfaces.detector import Candidates, OutputPart
+from stdet.interfaces.target import Scorer
 from stdet.structures import Thresholds
 
 FORMAT = "stdet.drop/2"
@@ -137,6 +138,7 @@ def compare(
     thresholds: Thresholds,
     *,
     metric: str,
+    scorer: Scorer = "stdet",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> DropReport:
     """Score float, int8 and their mixtures in one pass over the images; both models run once an image.
@@ -148,6 +150,7 @@ def compare(
         parts: of the outputs, each with the name of its output; they cover every column.
         loader: the images, all of them in this process.
         thresholds: which candidates are detections, the same for all.
+        scorer: who counts, see `coco.score`.
 
     Raises:
         DataError: the images show no object.
@@ -156,7 +159,7 @@ def compare(
     mix = _Mixer(floating, quantized, [part for part, _ in parts])
     found = detections(mix, loader, chooser(thresholds), progress)
     dataset = loader.dataset
-    scores = {variant: score(dataset, found[variant]) for variant in mix.variants}
+    scores = {variant: score(dataset, found[variant], scorer=scorer) for variant in mix.variants}
     names = [part.name for part, _ in parts]
     real, int8 = scores[_key(())], scores[_key(names)]
     if real.metrics[metric] is None:
@@ -176,7 +179,7 @@ def compare(
         real.metrics,
         int8.metrics,
         _points(real, int8),
-        difference(matches(dataset, found[_key(())]), matches(dataset, found[_key(names)]), len(dataset)),
+        difference(real.matches, int8.matches, len(dataset)),
         sorted(part_drops, key=lambda p: -p.alone.get("AP", 0.0)),
         per_class,
         mix.moved(),

@@ -19,6 +19,9 @@ from stdet.modes import Mode
 HOST = "host"
 """Where models run by default: on this computer, in onnxruntime or torch."""
 
+Scorer = Literal["stdet", "pycocotools"]
+"""Who computes average precision."""
+
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
@@ -55,6 +58,9 @@ class Evaluation(Options):
     """Base of a target's `evaluation` section."""
 
     target: str = Field(HOST, description="where the model runs: here in onnxruntime, or a place that the board names")
+    scorer: Scorer = Field(
+        "stdet", description="who computes average precision: stdet, or pycocotools, slower; same numbers"
+    )
 
 
 class Prediction(Options):

@@ -50,7 +50,7 @@ def make_evaluator(
             choose,
             lambda done, total: reporter.progress("evaluate", done, total),
         )
-        value = score(dataset, found[""]).metrics[metric]
+        value = score(dataset, found[""], scorer=builder.config.evaluation.scorer).metrics[metric]
         if value is None:
             raise DataError(NOTHING_TO_FIND, "give evaluation images with annotated objects")
         return value
@@ -82,6 +82,7 @@ def compare_forms(
         _loader(builder, spec, dataset),
         builder.thresholds(),
         metric=builder.config.quantization.max_drop_metric,
+        scorer=builder.config.evaluation.scorer,
         progress=lambda done, total: reporter.progress("compare", done, total),
     )
 

@@ -42,6 +42,7 @@ def score(
         spec.preprocess,
         run.builder.thresholds(),
         iou_eval_thresh=config.postprocessing.IoU_eval_thresh,
+        scorer=config.evaluation.scorer,
         batch_size=config.training.batch_size,
         num_workers=config.dataset.num_workers,
         progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
