@@ -1,8 +1,7 @@
-"""No test leaves anything in the user's cache folder, and a Ctrl-C means what it means on a terminal."""
+"""No test leaves anything in the user's folders or depends on them, and a Ctrl-C means what it means on a terminal."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -13,10 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = os.environ.get("STDET_CACHE")
-    os.environ["STDET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    del os.environ["STDET_CACHE"]
-    if before is not None:
-        os.environ["STDET_CACHE"] = before
+def _folders_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STDET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))  # plugins that the user has disabled
+        yield

@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from strangers import FINE, HEAD, HOOK, environment, site, stdet
 
 from stdet.known import known
 from stdet.plugins import API_VERSION
-
-HEAD = f"from stdet.plugins import hookimpl\nSTDET_API_VERSION = {API_VERSION}\n"
-HOOK = "@hookimpl\ndef stdet_register_schedulers(register):\n    "
-FINE = HEAD + HOOK + "register('{0}-fine', 'stdet.engine.schedules:Cosine', 'a schedule')\n"
-"""A plugin without a fault; `{0}` is its distribution."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,6 @@ FAMILY = (
     "from stdet.interfaces.family import ModelFamily\nfrom stdet.structures import Preprocess\n"
     "FAMILY = ModelFamily({0}, 'toy', Preprocess(32, 32), 'yolox', 'cosine', False, 32, 32, 'toy', (32,){1})\n"
 )
-ABSTRACT = "import abc\nclass Base(abc.ABC):\n    @abc.abstractmethod\n    def learning_rate(self): ...\n"
 
 COMPONENTS = {
     # distribution: (kind, keywords of the registration, further code of the module, what must be said)
@@ -145,28 +140,6 @@ KEYS = {
     "targets": "benchmarking.board",
 }
 """What a config calls a component of a kind."""
-
-
-def site(root: Path, distribution: str, code: str, entry: str = "") -> None:
-    """An installed distribution with one plugin, as pip leaves it."""
-    module = distribution.replace("-", "_")
-    (root / f"{module}.py").write_text(code)
-    (root / f"{module}_more.py").write_text("raise SystemExit(4)")
-    info = root / f"{module}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    line = entry.format(module=module) or f"{distribution} = {module}"
-    (info / "entry_points.txt").write_text(f"[stdet]\n{line}\n")
-
-
-def environment(root: Path, **more: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | more
-
-
-def stdet(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stdet_cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment(root, **more))
 
 
 @dataclass(frozen=True)
@@ -349,7 +322,10 @@ def test_another_name_that_two_formats_claim_belongs_to_neither(tmp_path: Path, 
 
 def test_a_plugin_that_kills_the_process_can_be_left_out(tmp_path: Path) -> None:
     site(tmp_path, "acme-killer", "import os; os._exit(9)")
-    assert stdet(tmp_path, "plugins").returncode == 9
+    assert stdet(tmp_path, "list", "models").returncode == 9
+    states = {s["distribution"]: s for s in json.loads(stdet(tmp_path, "plugins", "--json").stdout)}
+    assert states["acme-killer"]["reason"] == "it ended the process with code 9"
+    assert {states[d]["state"] for d in known().distributions} == {"loaded"}
     done = stdet(tmp_path, "plugins", "--json", STDET_PLUGINS="stdet-datasets, ssd")
     states = {state["distribution"]: state["state"] for state in json.loads(done.stdout)}
     assert states == {
@@ -387,14 +363,15 @@ def test_ctrl_c_while_a_plugin_hangs_stops_and_names_it_and_how_to_leave_it_out(
         text=True,
         env=environment(tmp_path),
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "hanging\n"
+    assert process.stderr is not None
+    assert process.stderr.readline() == "hanging\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "stopped while importing the plugin `acme-hang` of acme-hang" in stderr
     assert "STDET_PLUGINS=core,datasets,ssd,stm32,yolod leaves it out" in stderr
+    assert "`stdet plugins disable acme-hang` for good" in stderr
 
 
 def test_metadata_that_can_not_be_read_costs_its_own_distribution_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stdet.errors import ConfigError
-from stdet_cli import data
+from stdet_cli import data, plugins
 from stdet_cli.session import session
 
 DEMO = Path(__file__).with_name("demo.yaml")
@@ -19,7 +19,8 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="stdet",
-    help="Train, evaluate, quantize and bench object detectors for STM32.",
+    help="Train, evaluate, quantize and bench object detectors for STM32. "
+    "--plugin FILE.py, anywhere, loads a plugin of one file.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -28,6 +29,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Check, show and explain config files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(plugins.app, name="plugins")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file")]
 Overrides = Annotated[
@@ -197,15 +199,6 @@ def list_components(
         ui.records(api.list_components(kind), ["name", "summary", "distribution", "version", "state", "reason"])
 
 
-@app.command()
-def plugins(as_json: Json = False) -> None:
-    """List the plugins found, how long each took to import, and why one isn't loaded. STDET_PLUGINS=a,b narrows them."""
-    with session(as_json) as ui:
-        from stdet import api
-
-        ui.records(api.plugins(), ["name", "distribution", "version", "state", "import_ms", "reason"])
-
-
 @config_app.command("check")
 def config_check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Report every mistake of a config."""
@@ -257,8 +250,14 @@ def config_schema(
 
 def main() -> None:
     """Entry point of the command. A wrong option is a mistake like any other: with `--json`, it is told as a document."""
+    arguments = sys.argv[1:]
+    if any(word.partition("=")[0] == "--plugin" for word in arguments):
+        with session("--json" in arguments):
+            from stdet import api
+
+            arguments = api.take_plugin_files(arguments)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(arguments, standalone_mode=False))
     except USAGE_ERROR as error:
         with session("--json" in sys.argv):
             raise ConfigError(error.format_message(), f"{error.ctx.command_path} --help") from error

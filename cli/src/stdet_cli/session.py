@@ -106,6 +106,17 @@ class Session:
         used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         self.table("", [columns[i] for i in used], [[row[i] for i in used] for row in rows])
 
+    def findings(self, items: Sequence[Any], columns: list[str], everything: bool) -> None:
+        """As `records`; those with the verdict `ok` are only counted for people, unless `everything` is to be shown. The
+        exit code says whether one has the verdict `fault`."""
+        fine = [item for item in items if item.verdict == "ok"]
+        if self._as_json or everything or len(fine) < len(items):
+            self.records([i for i in items if self._as_json or everything or i.verdict != "ok"], columns)
+        if not self._as_json:
+            sys.stdout.write(f"{len(fine)} of {len(items)} are all right\n")
+        if any(item.verdict == "fault" for item in items):
+            sys.exit(2)
+
     def checked(self, path: Path, config: Config) -> None:
         """A config without mistakes."""
         if self._as_json:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from stdet.artifacts import ModelFile, is_onnx, write_json, write_text
-from stdet.errors import ConfigError, Rejected
+from stdet.errors import ConfigError, PluginError, Rejected
 from stdet.extras import command, has, need
 from stdet.plugins.loader import PluginState, load_plugins
 from stdet.runs.folder import log_file, new_folder
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from stdet.engine.callbacks import Callback
     from stdet.interfaces.deploy import BenchReport, DeployTarget
     from stdet.interfaces.reporter import Reporter
-    from stdet.registry import Catalogue, Listing
+    from stdet.plugins.check import Finding
+    from stdet.plugins.template import NewPlugin
+    from stdet.registry import Catalogue, Entry, Listing
     from stdet.runs.record import RunRecord
     from stdet.runs.results import Benched
     from stdet.structures import Table
@@ -49,8 +51,77 @@ def _plugins() -> tuple[Catalogue, list[PluginState]]:
 
 
 def plugins() -> list[PluginState]:
-    """Every plugin found, with its state and, where it isn't loaded, the reason."""
-    return _plugins()[1]
+    """Every plugin found, with its state and, where it isn't loaded, the reason; found out in a process of its own."""
+    from stdet.plugins.survey import survey
+
+    return list(survey().states)
+
+
+def take_plugin_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command without each `--plugin FILE`; the plugins of these files are loaded from now on.
+
+    Raises:
+        PluginError: a file is missing or can't be a module.
+    """
+    from stdet.plugins.files import take_option
+
+    return take_option(arguments)
+
+
+def registered_by(name: str) -> list[Entry]:
+    """What the plugin called `name`, by entry point or distribution, registers.
+
+    Raises:
+        StdetError: there is none, or it isn't loaded.
+    """
+    from stdet.plugins.check import chosen
+    from stdet.plugins.survey import survey
+
+    found = survey()
+    states = chosen(found, name)
+    if all(state.state != "loaded" for state in states):
+        told = "; ".join(f"{state.state}: {state.reason}" for state in states)
+        raise PluginError(f"the plugin `{name}` registers nothing: {told}", f"stdet plugins check {name}")
+    return [entry for entry in found.entries if entry.distribution in {state.distribution for state in states}]
+
+
+def check_plugins(name: str | None = None, limit_s: float = 60.0) -> list[Finding]:
+    """Import all that the plugins name, or the one called `name`, each in a process of its own, and say what is wrong.
+
+    Args:
+        limit_s: how long one import may take, seconds.
+
+    Raises:
+        StdetError: there is no such plugin.
+    """
+    from stdet.plugins.check import check
+    from stdet.plugins.survey import survey
+
+    return check(survey(limit_s), name, limit_s)
+
+
+def set_plugin_disabled(name: str, off: bool) -> Path:
+    """Leave a plugin out of every later command, or load it again; nothing is imported. Returns the file that says so.
+
+    Raises:
+        PluginError: no such plugin, it is core, or it isn't disabled.
+        ArtifactError: the list can't be read or written.
+    """
+    from stdet.plugins.choice import set_disabled
+    from stdet.plugins.loader import installed
+
+    return set_disabled(name, off, installed([]))
+
+
+def new_plugin(name: str, kind: str, output: Path, licence: str, author: str = "") -> NewPlugin:
+    """Write a package with one working component of `kind` into `output`.
+
+    Raises:
+        StdetError: no name for a distribution, the folder is there already, or the package with the template isn't.
+    """
+    from stdet.plugins.template import new_plugin as write
+
+    return write(name, kind, output, licence, author)
 
 
 def list_components(kind: str) -> list[Listing]:

@@ -33,11 +33,13 @@ class Known:
     distributions: our own that have a plugin.
     provides: kind of component, or `model_types`, to distribution to all its names.
     defaults: used where a config names none.
+    templates: kind of a new plugin to the distribution that has its template, where it isn't core.
     """
 
     distributions: tuple[str, ...]
     provides: Mapping[str, Mapping[str, tuple[str, ...]]]
     defaults: Defaults
+    templates: Mapping[str, str]
 
     def provider(self, kind: str, name: str) -> str | None:
         """Our distribution that brings `name`, or None."""
@@ -55,4 +57,4 @@ def known() -> Known:
     provides = {
         kind: {owner: tuple(names) for owner, names in owners.items()} for kind, owners in data["provides"].items()
     }
-    return Known(tuple(data["distributions"]), provides, Defaults(**data["defaults"]))
+    return Known(tuple(data["distributions"]), provides, Defaults(**data["defaults"]), data["templates"])

@@ -160,7 +160,7 @@ class Catalogue:
 
         entry = self.entry(kind, name)
         role, none = ("recipe options", RecipeOptions) if kind == "transforms" else ("options", Options)
-        return _resolve(entry, role, entry.options) if entry.options else none
+        return resolve(entry, role, entry.options) if entry.options else none
 
     def reader(self, name: str) -> Any:
         """The `ReaderFacts` of a data set format.
@@ -171,7 +171,7 @@ class Catalogue:
         from stdet.interfaces.dataset import ReaderFacts
 
         entry = self.entry("datasets", name)
-        return _resolve(entry, "reader facts", entry.facts) if entry.facts else ReaderFacts()
+        return resolve(entry, "reader facts", entry.facts) if entry.facts else ReaderFacts()
 
     def target(self, name: str) -> Any:
         """The `TargetFacts` of a board.
@@ -182,7 +182,7 @@ class Catalogue:
         from stdet.interfaces.target import TargetFacts
 
         entry = self.entry("targets", name)
-        return _resolve(entry, "target facts", entry.facts) if entry.facts else TargetFacts()
+        return resolve(entry, "target facts", entry.facts) if entry.facts else TargetFacts()
 
     def targets(self) -> dict[str, Any]:
         """The facts of all boards, each once, by the name of the first board that they hold for."""
@@ -204,7 +204,7 @@ class Catalogue:
             PluginError: as `entry`, or what is registered is no family.
         """
         entry = self.entry("models", model_name)
-        return _resolve(entry, "family", entry.family or "")
+        return resolve(entry, "family", entry.family or "")
 
     def writer(self, name: str) -> Any:
         """The `DatasetWriter` class of a data set format.
@@ -216,7 +216,7 @@ class Catalogue:
         if entry.writer is None:
             able = ", ".join(e.name for e in self.entries("datasets") if e.writer)
             raise PluginError(f"no data set can be written as `{name}`", f"formats with a writer: {able or 'none'}")
-        return _resolve(entry, "writer", entry.writer)
+        return resolve(entry, "writer", entry.writer)
 
     def families(self) -> dict[str, Any]:
         """Every installed family whose `model_type` is claimed by no other, by that type."""
@@ -259,7 +259,7 @@ class Catalogue:
             known = ", ".join(sorted(self._heads))
             raise PluginError(f"no installed package reads the head `{head}`", f"known are {known}")
         form, entry = self._heads[head]
-        return _resolve(entry, "target", form.target)(spec)
+        return resolve(entry, "target", form.target)(spec)
 
     @functools.cached_property
     def _heads(self) -> dict[str, tuple[Any, Entry]]:
@@ -301,7 +301,7 @@ class Catalogue:
             if entry.family in broken:
                 continue
             try:
-                family = _resolve(entry, "family", entry.family or "")
+                family = resolve(entry, "family", entry.family or "")
             except PluginError as error:
                 log.warning("%s", error.message)
                 broken.add(entry.family)
@@ -318,11 +318,11 @@ class Catalogue:
         entry = self.entry(kind, name)
         registry = _fenced_registry(kind)
         key = f"{entry.distribution}/{entry.name}"
-        registry.register_module(name=key, module=_resolve(entry, "target", entry.target), force=True)
+        registry.register_module(name=key, module=resolve(entry, "target", entry.target), force=True)
         return registry.get(key)(*args)
 
 
-def _resolve(entry: Entry, role: str, target: str) -> Any:
+def resolve(entry: Entry, role: str, target: str) -> Any:
     """The object that a `"module:attribute"` string of a *plugin* names; never a string from a config.
 
     Args:

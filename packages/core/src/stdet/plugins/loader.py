@@ -1,29 +1,25 @@
-"""Who is loaded, in what state, against which API. pluggy calls the hooks; this file decides whose."""
+"""Who is loaded, in what state, against which API. pluggy calls the hooks; `choice` decides whose."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Literal
 
 import pluggy
 
-from stdet.errors import PluginError
 from stdet.isolation import ForeignError, isolated, told
-from stdet.known import known
 from stdet.plugins import API_VERSION, hookspecs
+from stdet.plugins.choice import CHOICE, left_out, owner, rivals
+from stdet.plugins.files import file_of, file_points
 from stdet.registry import KINDS, Catalogue, Entry
 
 log = logging.getLogger(__name__)
 
 GROUP = "stdet"
-CHOICE = "STDET_PLUGINS"
-"""Environment variable: the plugins to load, by entry-point or distribution name, with commas. Not set or empty: all."""
-CORE = "stdet-core"
 SLOW_IMPORT_MS = 1000.0
 """A plugin module registers strings; one that needs longer than this imports what it should not."""
 
@@ -52,42 +48,61 @@ class PluginState:
     import_ms: float | None = field(default=None, compare=False)
 
 
-def load_plugins(found: Iterable[EntryPoint] | None = None) -> tuple[Catalogue, list[PluginState]]:
+def load_plugins(
+    found: Iterable[EntryPoint] | None = None,
+    begun: Callable[[str, str], object] | None = None,
+    lost: Mapping[str, str] | None = None,
+) -> tuple[Catalogue, list[PluginState]]:
     """Load every plugin on its own: one that is broken is set aside with its reason, and the others go on.
 
-    `STDET_PLUGINS` narrows what is loaded; core itself always is.
+    `STDET_PLUGINS` and the list of disabled plugins narrow what is loaded; core itself always is.
 
     Args:
         found: entry points to load instead of the installed ones.
+        begun: called before each import with the plugin, as in "`acme` of acme-detectors", and how to leave it out.
+        lost: plugins, by what `begun` calls them, not to be imported: why, in a clause.
 
     Raises:
         PluginError: `STDET_PLUGINS` names a plugin that isn't there.
+        ArtifactError: the list of disabled plugins can't be read.
         Interrupted: the user pressed Ctrl-C while a plugin was imported.
     """
     states: list[PluginState] = []
-    points = sorted(_installed(states) if found is None else found, key=lambda p: (p.name, _owner(p)[0]))
-    chosen = _chosen(points)
+    points = sorted(installed(states) if found is None else found, key=lambda p: (p.name, owner(p)[0]))
+    out = left_out(points)
+    chosen = [point for point in points if point not in out]
     entries: list[Entry] = []
     for point in points:
-        distribution, version = _owner(point)
-        rivals = _rivals(point, chosen)
-        if point not in chosen:
-            states.append(PluginState(point.name, distribution, version, "left out", f"{CHOICE} does not name it"))
-        elif rivals:
-            reason = f"{', '.join(rivals)} uses the entry-point name `{point.name}` too"
+        distribution, version = owner(point)
+        same_name = rivals(point, chosen)
+        key = f"`{point.name}` of {distribution}"
+        if point in out:
+            states.append(PluginState(point.name, distribution, version, "left out", out[point]))
+        elif same_name:
+            reason = f"{', '.join(same_name)} uses the entry-point name `{point.name}` too"
             states.append(PluginState(point.name, distribution, version, "duplicate", reason))
+        elif lost and key in lost:
+            states.append(PluginState(point.name, distribution, version, "broken", lost[key]))
         else:
             others = ",".join(p.name for p in chosen if p is not point)
+            hint = f"{CHOICE}={others} leaves it out, `stdet plugins disable {point.name}` for good"
+            if begun is not None:
+                begun(key, hint)
             before = [e for e in entries if e.distribution == distribution]
-            state, staged = _load(point, before, f"{CHOICE}={others} leaves it out")
+            state, staged = _load(point, before, hint)
             states.append(state)
             entries += staged
     missing = {s.distribution: s.reason for s in states if s.state != "loaded"}
     return Catalogue(entries, missing, (s.distribution for s in states)), states
 
 
-def _installed(states: list[PluginState]) -> list[EntryPoint]:
-    """The entry points of every distribution; one whose metadata can't be read is added to `states`."""
+def installed(states: list[PluginState]) -> list[EntryPoint]:
+    """The entry points of every distribution, and one-file plugins. A distribution whose metadata can't be read is added to
+    `states`."""
+    return [*_packaged(states), *file_points()]
+
+
+def _packaged(states: list[PluginState]) -> list[EntryPoint]:
     try:
         return list(entry_points(group=GROUP))
     except Exception:  # one unreadable file among all installed ones: find out whose, and leave it out
@@ -102,37 +117,6 @@ def _installed(states: list[PluginState]) -> list[EntryPoint]:
     return [point for found in points.values() for point in found]
 
 
-def _owner(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution; metadata of strangers may lack either."""
-    try:
-        name, version = (point.dist.name, point.dist.version) if point.dist else (None, None)
-    except Exception:
-        name = version = None
-    return str(name or f"unknown ({point.value})"), str(version or "")
-
-
-def _chosen(points: Collection[EntryPoint]) -> list[EntryPoint]:
-    """The plugins that `STDET_PLUGINS` asks for, core always among them."""
-    wanted = {name.strip() for name in os.environ.get(CHOICE, "").split(",")} - {""}
-    if not wanted:
-        return list(points)
-    there = {name for point in points for name in (point.name, _owner(point)[0])}
-    if unknown := sorted(wanted - there):
-        raise PluginError(
-            f"{CHOICE} names {', '.join(f'`{name}`' for name in unknown)}, which is not installed",
-            f"there are: {', '.join(sorted({point.name for point in points}))}",
-        )
-    return [p for p in points if {p.name, _owner(p)[0]} & wanted or _owner(p)[0] == CORE]
-
-
-def _rivals(point: EntryPoint, chosen: Iterable[EntryPoint]) -> list[str]:
-    """Other distributions with the same entry-point name. A stranger is no rival to one of ours."""
-    own = _owner(point)[0]
-    if own in known().distributions:
-        return []
-    return sorted({_owner(other)[0] for other in chosen if other.name == point.name} - {own})
-
-
 def _load(point: EntryPoint, before: Collection[Entry], hint: str) -> tuple[PluginState, list[Entry]]:
     """Import one plugin and stage what it registers; nothing is kept unless all of it went well.
 
@@ -140,7 +124,7 @@ def _load(point: EntryPoint, before: Collection[Entry], hint: str) -> tuple[Plug
         before: what other plugins of the same distribution registered.
         hint: how to leave it out.
     """
-    distribution, version = _owner(point)
+    distribution, version = owner(point)
     began = time.perf_counter()
     state, staged = PluginState(point.name, distribution, version, "broken"), []
     doing, failed = f"importing the plugin `{point.name}` of {distribution}", f"{point.value} can't be imported: "
@@ -159,7 +143,10 @@ def _load(point: EntryPoint, before: Collection[Entry], hint: str) -> tuple[Plug
             state = replace(state, state="loaded")
     except ForeignError as error:
         state = replace(state, reason=failed + str(error).removeprefix("PluginValidationError: "))
-    return _timed(state, (time.perf_counter() - began) * 1e3, hint), staged
+    ms = (time.perf_counter() - began) * 1e3
+    if file_of(point):  # it holds the component itself, and may import what it needs
+        return replace(state, import_ms=round(ms, 1)), staged
+    return _timed(state, ms, hint), staged
 
 
 def _timed(state: PluginState, import_ms: float, hint: str) -> PluginState:
