@@ -161,6 +161,37 @@ def test_the_command_deploys_a_file_without_a_config(folder: Path, tmp_path: Pat
     assert again["boxes"] == wanted["boxes"][:7]
 
 
+def test_the_readme_leads_to_the_board_and_the_project_of_the_config(folder: Path, tmp_path: Path) -> None:
+    from stdet import api
+    from stdet.interfaces.reporter import SilentReporter
+
+    def readme(*keys: str) -> str:
+        given = [f"deployment.{key}" for key in keys]
+        config = api.load_deployment(folder / "model.onnx", [*given, f"hydra.run.dir={tmp_path / 'run'}"])
+        return (api.run(config, SilentReporter()).run_dir / "firmware" / "README.md").read_text()
+
+    project = tmp_path / "my project"
+    text = readme("hardware_setup.board=STM32N6570-DK", "hardware_setup.output=UVCL", f"c_project_path={project}")
+    assert text.startswith(f"# {_name(folder)} for STM32N6570-DK")
+    assert "--target stm32n6" in text
+    assert "--target stm32h7" not in text
+    assert f"'{project.as_posix()}'/Application/STM32N6570-DK/Inc/" in text
+    assert "The build configuration is `UVCL`" in text
+    assert "Nothing has been built or flashed" in text
+    text = readme("hardware_setup.serie=STM32U5", "build_conf=Release")
+    assert "--target stm32u5" in text
+    assert "stm32n6" not in text
+    assert "The build configuration is `Release`" in text
+
+
+def _name(folder: Path) -> str:
+    from stdet.export.metadata import read_spec
+
+    spec = read_spec(folder / "model.onnx")
+    assert spec is not None
+    return spec.model_name
+
+
 def test_what_cannot_be_deployed_is_a_mistake_that_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
     from stdet import api
     from stdet.errors import StdetError

@@ -71,16 +71,23 @@ def judged(path: Path, mode: str, family: str, data: str) -> list[str]:
     return []
 
 
-def test_all_but_the_building_of_firmware_loads_as_it_is(tmp_path: Path) -> None:
+def test_each_loads_as_it_is(tmp_path: Path) -> None:
     found = {config: judged(tmp_path / "config.yaml", *config) for config in CONFIGS}
-    refused = {config: problems for config, problems in found.items() if problems}
-    assert (len(found), len(found) - len(refused)) == (26, 22)
-    assert {mode for mode, *_ in refused} == {"deployment", "chain_qd"}
-    for problems in refused.values():
-        assert problems == [
-            f"deployment.{key}: has no meaning here: building firmware is not in this version"
-            for key in ("c_project_path", "IDE", "verbosity", "hardware_setup")
-        ]
+    assert len(found) == 26
+    assert not {config: problems for config, problems in found.items() if problems}
+
+
+def test_a_deployment_is_for_its_board_and_says_what_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text_of("deployment", "ssd", "coco") + SECTIONS["benchmarking"])
+    config = api.load_config(tmp_path / "config.yaml", ["benchmarking.board=NUCLEO-H743ZI2"])
+    assert config.benchmarking.board == "stm32n6570-dk"
+    said = "\n".join(config.notes)
+    assert "benchmarking.board: nucleo-h743zi2 is for benches; the firmware is for stm32n6570-dk" in said
+    assert "deployment.IDE, verbosity: nothing is built or flashed here" in said
+    assert "deployment.c_project_path: there is no folder" in said
+    with pytest.raises(ConfigProblems, match=r"deployment\.hardware_setup\.board: unknown target") as caught:
+        api.load_config(tmp_path / "config.yaml", ["deployment.hardware_setup.board=STM32MP257F-EV1"])
+    assert len(caught.value.problems) == 1  # not each key that only a board would know
 
 
 @pytest.fixture

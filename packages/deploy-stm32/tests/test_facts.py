@@ -13,7 +13,7 @@ from stdet.modes import MODES
 from stdet_deploy_stm32.bench.section import Benchmarking
 from stdet_deploy_stm32.facts import STM32
 from stdet_deploy_stm32.quantize.section import Quantization
-from stdet_deploy_stm32.sections import Evaluation, Prediction, Tools
+from stdet_deploy_stm32.sections import Deployment, Evaluation, Prediction, Tools
 
 
 def mistakes(
@@ -134,3 +134,40 @@ def test_a_local_backend_and_the_cloud_are_a_contradiction() -> None:
     (mistake,) = STM32.check(TargetRequest(MODES["benchmarking"], cloud))
     assert mistake.key == "tools.stedgeai.on_cloud"
     assert not list(STM32.check(TargetRequest(MODES["evaluation"], cloud)))
+
+
+def deploying(**keys: Any) -> TargetRequest:
+    return TargetRequest(MODES["deployment"], TargetSections(deployment=Deployment.model_validate(keys)))
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"IDE": "gcc"}, "IDE"),
+        ({"verbosity": 1}, "verbosity"),
+        ({"hardware_setup": {"input": "DCMI"}}, "hardware_setup.input"),
+        ({"hardware_setup": {"log_level": "debug"}}, "hardware_setup.log_level"),
+        ({"hardware_setup": {"stlink_serial_number": "0042"}}, "hardware_setup.stlink_serial_number"),
+    ],
+)
+def test_each_key_of_a_build_that_is_not_done_is_said_to_do_nothing(given: dict[str, Any], key: str) -> None:
+    (said,) = STM32.idle(deploying(**given))
+    assert said.startswith(f"deployment.{key}: nothing is built or flashed here")
+    assert not list(STM32.idle(TargetRequest(MODES["evaluation"], deploying(**given).sections)))
+
+
+def test_a_firmware_project_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert not list(STM32.idle(deploying(c_project_path=tmp_path)))
+    (said,) = STM32.idle(deploying(c_project_path=tmp_path / "none"))
+    assert "there is no folder" in said
+
+
+def test_the_series_is_that_of_the_board() -> None:
+    def wrong(serie: str, board: str | None = None) -> list[str]:
+        return [m.message for m in STM32.check(deploying(hardware_setup={"serie": serie, "board": board}))]
+
+    assert not wrong("STM32N6", "STM32N6570-DK")
+    assert not wrong("stm32h7", "NUCLEO-H743ZI2")
+    assert not wrong("STM32U5")
+    assert "STM32N6570-DK has an STM32N6" in wrong("STM32H7", "STM32N6570-DK")[0]
+    assert "runs Linux" in wrong("STM32MP2")[0]

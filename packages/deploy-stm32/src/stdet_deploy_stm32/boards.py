@@ -58,6 +58,7 @@ class Board:
         external_ram_kib, external_flash_kib: on the board, KiB; slower.
         measured: the coefficients of the latency formula come from figures of this very board.
         sources: where each number can be looked up, by the keys that it holds for, joined by commas; `*` stands for all.
+        series: the microcontroller's, such as `STM32N6`; empty when not known.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Board:
     external_flash_kib: int = 0
     measured: bool = False
     pools: tuple[Pool, ...] = ()
+    series: str = ""
 
     @property
     def latency_model(self) -> str:

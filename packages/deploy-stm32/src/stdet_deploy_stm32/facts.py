@@ -10,11 +10,12 @@ from stdet.interfaces import target
 from stdet.interfaces.target import Mistake, QuantizationNeeds, TargetFacts, TargetRequest, TargetSections
 from stdet_deploy_stm32 import sections
 from stdet_deploy_stm32.bench.section import Benchmarking
+from stdet_deploy_stm32.boards import boards
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.options import mistakes, read
 from stdet_deploy_stm32.quantize.section import GeneralQuantization, Quantization
 from stdet_deploy_stm32.quantize.settings import Settings
-from stdet_deploy_stm32.sections import Stedgeai, Tools
+from stdet_deploy_stm32.sections import Deployment, HardwareSetup, Stedgeai, Tools
 
 NORMALISING_MODES = ("quantization", "chain_qb", "chain_qd")
 """Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
@@ -33,6 +34,8 @@ def _needs(quantization: target.Quantization) -> QuantizationNeeds:
 def _check(request: TargetRequest) -> Iterator[Mistake]:
     if request.mode.benches:
         yield from _check_place_of_tool(request.sections)
+    if request.mode.deploys:
+        yield from _check_series(request.sections)
     if not request.mode.quantizes:
         return
     section = request.sections.quantization
@@ -49,6 +52,22 @@ def _check(request: TargetRequest) -> Iterator[Mistake]:
     if request.trained_for is not None:
         yield from _check_simulated(request.trained_for, settings)
     yield from map(_mistake, mistakes(settings))
+
+
+def _check_series(sections: TargetSections) -> Iterator[Mistake]:
+    setup = _hardware(sections)
+    if setup is None or setup.serie is None:
+        return
+    key, name = "deployment.hardware_setup.serie", setup.board or sections.benchmarking.board
+    if setup.serie.startswith("STM32MP"):
+        yield Mistake(key, f"{setup.serie} runs Linux, and the C code is for microcontrollers")
+    elif (board := boards().get(name or "")) and board.series and not board.series.startswith(setup.serie):
+        yield Mistake(key, f"is {setup.serie}, but {board.title} has an {board.series}", board.series)
+
+
+def _hardware(sections: TargetSections) -> HardwareSetup | None:
+    setup = sections.deployment.hardware_setup
+    return setup if isinstance(setup, HardwareSetup) else None
 
 
 def _check_normalising(request: TargetRequest, section: GeneralQuantization) -> Iterator[Mistake]:
@@ -101,9 +120,12 @@ def _idle(request: TargetRequest) -> Iterator[str]:
     sections = request.sections
     for name in ("evaluation", "prediction"):
         section = getattr(sections, name)
-        given = [key for key in type(section).model_fields if key != "target" and getattr(section, key) is not None]
+        own = type(section).model_fields.keys() - target.NEUTRAL[name].model_fields.keys()
+        given = [key for key in type(section).model_fields if key in own and getattr(section, key) is not None]
         if given:
             yield f"{name}.{', '.join(given)}: for a model on a board; nothing follows with target {section.target}"
+    if request.mode.deploys:
+        yield from _idle_for_firmware(sections)
     if isinstance(sections.tools, Tools) and sections.tools.path_to_cubeIDE is not None:
         yield "tools.path_to_cubeIDE: nothing in this version builds with it"
     tool = _stedgeai(sections)
@@ -114,8 +136,21 @@ def _idle(request: TargetRequest) -> Iterator[str]:
         yield "tools.stedgeai: nothing in this run drives ST's tools"
 
 
+def _idle_for_firmware(sections: TargetSections) -> Iterator[str]:
+    section, setup = sections.deployment, _hardware(sections)
+    if not isinstance(section, Deployment):
+        return
+    idle = [key for key in ("IDE", "verbosity") if getattr(section, key) is not None]
+    wired = ("input", "log_level", "stlink_serial_number") if setup else ()
+    idle += [f"hardware_setup.{key}" for key in wired if getattr(setup, key) is not None]
+    if idle:
+        yield f"deployment.{', '.join(idle)}: nothing is built or flashed here; the folder's README has the commands"
+    if section.c_project_path is not None and not section.c_project_path.is_dir():
+        yield f"deployment.c_project_path: there is no folder {section.c_project_path} here; the README names it all the same"
+
+
 _TENSORFLOW = "it belongs to the TensorFlow flow, and this one is PyTorch only"
-_NO_FIRMWARE = "building firmware is not in this version"
+_LINUX = "it is for boards that run Linux (STM32MP), and the C code here is for microcontrollers"
 
 STM32 = TargetFacts(
     sections={
@@ -124,6 +159,7 @@ STM32 = TargetFacts(
         "prediction": sections.Prediction,
         "tools": Tools,
         "benchmarking": Benchmarking,
+        "deployment": Deployment,
     },
     backends=("host", "estimate", "emulator", "stedgeai"),
     default_backends=("host", "estimate"),
@@ -135,10 +171,8 @@ STM32 = TargetFacts(
         "quantization.optimize": _TENSORFLOW,
         "quantization.iterative_quant_parameters.inspection_split": "use inspection_images, a number",
         "quantization.iterative_quant_parameters.accuracy_tolerance": "use quantization.max_drop, in points",
-        **{
-            f"deployment.{key}": _NO_FIRMWARE
-            for key in ("c_project_path", "IDE", "verbosity", "hardware_setup", "build_conf")
-        },
+        "deployment.board_deploy_path": _LINUX,
+        "deployment.ip_address": _LINUX,
     },
     over_budget="operating_mode: full_auto searches a recipe within the budget, inspection ranks the tensors",
     asked_backends=asked_backends,

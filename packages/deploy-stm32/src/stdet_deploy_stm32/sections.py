@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from stdet.interfaces import target
 from stdet.interfaces.family import Options
 
 InputType = Literal["uint8", "int8", "float32"]
 ChannelPosition = Literal["chlast", "chfirst"]
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
 class _OnBoard(Options):
@@ -61,6 +65,40 @@ class Stedgeai(Options):
     timeout_s: float = Field(
         900.0, gt=0, description="seconds that a command of the tool, or a job of the cloud, may take"
     )
+
+
+class HardwareSetup(target.HardwareSetup):
+    """As the reference's deployments have it."""
+
+    serie: Annotated[str, BeforeValidator(_upper)] | None = Field(
+        None,
+        pattern="^STM32[A-Z][A-Z0-9]{1,3}$",
+        description="of the board, such as STM32N6: whose commands the README has",
+    )
+    output: str | None = Field(
+        None, min_length=1, description="UVCL or SPI: the build configuration of ST's application that the README names"
+    )
+    input: str | None = Field(
+        None, description="the camera's interface; nothing follows, the folder is the same for all"
+    )
+    log_level: str | None = Field(None, description="of the firmware; nothing follows, none is built")
+    stlink_serial_number: str | None = Field(None, description="of the programmer; nothing follows, none is flashed")
+
+
+class Deployment(target.Deployment):
+    """The folder is written, and nothing is built or flashed: that takes ST's tools and its firmware project."""
+
+    hardware_setup: HardwareSetup | None = Field(None, description="the board, and what is wired to it")
+    c_project_path: Path | None = Field(
+        None, description="ST's firmware project: the README has the commands that bring the headers into it"
+    )
+    build_conf: str | None = Field(
+        None, min_length=1, description="build configuration that the README names; default: hardware_setup.output"
+    )
+    IDE: Annotated[Literal["GCC"], BeforeValidator(_upper)] | None = Field(
+        None, description="any C99 compiler will do; nothing follows, nothing is built"
+    )
+    verbosity: Literal[0, 1, 2] | None = Field(None, description="of the build; nothing follows, nothing is built")
 
 
 class Tools(target.Tools):

@@ -28,6 +28,7 @@ from stdet_deploy_stm32.bench.places import PLACES
 from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
+from stdet_deploy_stm32.firmware.readme import Destination
 from stdet_deploy_stm32.mpool import with_pools
 from stdet_deploy_stm32.onnx_graph.session import running
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
@@ -89,7 +90,14 @@ class Stm32Target(DeployTarget):
 
     def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
         """See `firmware.folder`; the C code is the same for all boards."""
-        return write_folder(deployment, folder, self.name)
+        section, setup = self.sections.deployment, self.sections.deployment.hardware_setup
+        destination = Destination(
+            self.board.title,
+            self.board.series or getattr(setup, "serie", None) or "",
+            getattr(section, "c_project_path", None),
+            getattr(section, "build_conf", None) or getattr(setup, "output", None) or "",
+        )
+        return write_folder(deployment, folder, destination)
 
     def _backends(self) -> dict[str, Callable[[Path, Progress | None], BenchReport]]:
         return {

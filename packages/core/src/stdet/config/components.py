@@ -90,14 +90,17 @@ class Chooser:
             mode.trains,
             ("training",),
         )
-        board = str(raw["benchmarking"].get("board") or known().defaults.board).lower()
+        board_key, board = self._board()
         target = self._ask(
-            "benchmarking.board",
+            board_key,
             self._catalogue.target,
             board,
             mode.uses_target,
             tuple(NEUTRAL),
         )
+        if target is None:  # one mistake is enough: nobody can tell which keys the board would add
+            for section in NEUTRAL:
+                self._unchecked.setdefault(section, f"the board `{board}` isn't known")
         parts = []
         if reader is not None:
             parts.append(Contribution("reader", "dataset", f"the dataset `{name}`", reader.options))
@@ -120,6 +123,13 @@ class Chooser:
             tuple(parts),
             self._unchecked,
         )
+
+    def _board(self) -> tuple[str, str]:
+        """The key that names the board, and the board: firmware's own one, or that of benches, which is also the default."""
+        setup = self._raw["deployment"].get("hardware_setup") if self._mode.deploys else None
+        if isinstance(setup, dict) and setup.get("board"):
+            return "deployment.hardware_setup.board", str(setup["board"]).lower()
+        return "benchmarking.board", str(self._raw["benchmarking"].get("board") or known().defaults.board).lower()
 
     def _reader_name(self) -> str:
         section = self._raw["dataset"]

@@ -43,8 +43,10 @@ def to_json_schema(catalogue: Catalogue, config: Config | None = None) -> dict[s
         for section, owner, options in parts:
             if section == name:
                 for key, value in defined(options).get("properties", {}).items():
-                    if key in model.model_fields:
-                        continue  # a target's class for a section has the neutral keys, too
+                    if key in model.model_fields:  # a target's class for a section has the neutral keys, too
+                        if options.model_fields[key].annotation != model.model_fields[key].annotation:
+                            own[key] = value  # a block that it extends
+                        continue
                     said = own.setdefault(key, {**value, "x-from": []})
                     said["x-from"].append(owner)
         properties[name] = {"type": "object", "additionalProperties": False, "properties": own}

@@ -257,7 +257,9 @@ class _Checker:
 
     def _leave_unchecked(self, section: str, reason: str) -> None:
         """Keys that may be those of a component that isn't there, and that this mode doesn't need."""
-        unknown = [key for key in self._raw[section] if key not in sections.SECTIONS[section].model_fields]
+        fields, raw = sections.SECTIONS[section].model_fields, self._raw[section]
+        # a target may extend a block of a section, too
+        unknown = [k for k, v in raw.items() if k not in fields or (section in NEUTRAL and isinstance(v, dict))]
         for key in unknown:
             del self._raw[section][key]
         if unknown:

@@ -110,6 +110,9 @@ class Rules:
                 self.problem(mistake.key, mistake.message, mistake.allowed)
         for sentence in facts.idle(request):
             self.note(sentence)
+        setup, other = self.built["deployment"].hardware_setup, self.built["benchmarking"].board
+        if self.mode.deploys and setup and setup.board and other not in (None, setup.board):
+            self.note(f"benchmarking.board: {other} is for benches; the firmware is for {setup.board}")
 
     def _augmentation(self) -> None:
         recipe, given = self.contributed.get("augmentation"), self.given.get("dataset") or {}

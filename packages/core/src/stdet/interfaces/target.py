@@ -73,8 +73,18 @@ class Tools(Options):
     """Base of a target's `tools` section: the external tools that it drives."""
 
 
+class HardwareSetup(Options):
+    """Base of a target's `deployment.hardware_setup`."""
+
+    board: Annotated[str, BeforeValidator(_lower)] | None = Field(
+        None, description="what the firmware is for, any letter case; default: benchmarking.board"
+    )
+
+
 class Deployment(Options):
     """Base of a target's `deployment` section."""
+
+    hardware_setup: HardwareSetup | None = Field(None, description="the board, and what is wired to it")
 
 
 NEUTRAL: dict[str, type[Options]] = {

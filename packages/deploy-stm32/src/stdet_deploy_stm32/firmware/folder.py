@@ -11,14 +11,14 @@ from stdet.interfaces.deploy import Deployment, DeployReport
 from stdet_deploy_stm32.firmware import c_sources
 from stdet_deploy_stm32.firmware.facts import read_firmware
 from stdet_deploy_stm32.firmware.generated import app_config, model_header, model_source, ssd_anchors
-from stdet_deploy_stm32.firmware.readme import readme
+from stdet_deploy_stm32.firmware.readme import Destination, readme
 from stdet_deploy_stm32.firmware.test_vector import make_test_vector, write_test_vector
 from stdet_deploy_stm32.onnx_graph.view import load_model
 
 MODEL = "model.onnx"
 
 
-def write_folder(deployment: Deployment, folder: Path, board: str) -> DeployReport:
+def write_folder(deployment: Deployment, folder: Path, destination: Destination) -> DeployReport:
     """Model, C files, headers, README and test vector, all or nothing.
 
     Raises:
@@ -39,7 +39,7 @@ def write_folder(deployment: Deployment, folder: Path, board: str) -> DeployRepo
             "stdet_model.h": model_header(firmware),
             "stdet_model.c": model_source(firmware),
             "app_config.h": app_config(firmware),
-            "README.md": readme(firmware, vector, board, sha256_file(model), deployment.notes),
+            "README.md": readme(firmware, vector, destination, sha256_file(model), deployment.notes),
         }
         if firmware.coding.priors is not None:
             texts["ssd_anchors.h"] = ssd_anchors(firmware)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from stdet_deploy_stm32.firmware.facts import Firmware, Tensor, elements
 from stdet_deploy_stm32.firmware.generated import C_TYPES, ST_ASPECT
@@ -17,6 +20,7 @@ RESIZE = {
 }
 WORK_BYTES = 8 * 256
 """`sizeof(stdet_work_t)`."""
+NPU_SERIES = "STM32N6"
 ST_TYPES = {"float32": "float32", "int8": "int8", "uint8": "uint8"}
 
 _DECODE = {
@@ -42,12 +46,36 @@ for row in 0 .. {rows} - 1:
 }
 
 
-def readme(firmware: Firmware, vector: TestVector, board: str, sha256: str, notes: Sequence[str] = ()) -> str:
+@dataclass(frozen=True)
+class Destination:
+    """Where the firmware goes, as far as that is known.
+
+    Attributes:
+        board: as ST writes it, or `any ...`.
+        series: of its microcontroller, such as `STM32N6`; empty when not known.
+        project: ST's firmware project on the user's disk.
+        build: the configuration to build there.
+    """
+
+    board: str
+    series: str = ""
+    project: Path | None = None
+    build: str = ""
+
+    @property
+    def cpu_series(self) -> str:
+        """What ST Edge AI Core calls a series without an NPU."""
+        return self.series.lower() if self.series not in ("", NPU_SERIES) else "stm32h7"
+
+
+def readme(
+    firmware: Firmware, vector: TestVector, destination: Destination, sha256: str, notes: Sequence[str] = ()
+) -> str:
     """Markdown; `sha256` is the model file's."""
     parts = [
-        _head(firmware, board, sha256, notes),
+        _head(firmware, destination.board, sha256, notes),
         _try_it(firmware),
-        _next_commands(firmware),
+        _next_commands(firmware, destination),
         _input(firmware),
         _outputs(firmware),
         _boxes(firmware),
@@ -84,25 +112,45 @@ answers what the model answered to this picture. Replace it by your `network_run
 """
 
 
-def _next_commands(firmware: Firmware) -> str:
+def _next_commands(firmware: Firmware, destination: Destination) -> str:
     into, out = ST_TYPES[firmware.input.dtype.name], ST_TYPES[firmware.outputs[0].dtype.name]
     types = f"--input-data-type {into} --output-data-type {out} --inputs-ch-position chfirst"
+    npu = f"--target stm32n6 -m model.onnx --st-neural-art default@user_neuralart.json --c-api st-ai {types}"
+    core = f"--target {destination.cpu_series} -m model.onnx --c-api st-ai --inputs-ch-position chfirst"
+    wanted = {NPU_SERIES: [npu], "": [npu, core]}.get(destination.series, [core])
+    lines = "\n".join(f"stedgeai generate {options}" for options in wanted)
+    where = {NPU_SERIES: ", for the NPU", "": ", on an STM32N6 with its NPU, or on another STM32"}
     return f"""\
 ## Next commands
 
-With ST Edge AI Core, on an STM32N6 with its NPU, or on another STM32:
+Nothing has been built or flashed: that takes ST's tools. With ST Edge AI Core{where.get(destination.series, "")}:
 
 ```bash
-stedgeai generate --target stm32n6 -m model.onnx --st-neural-art default@user_neuralart.json --c-api st-ai {types}
-stedgeai generate --target stm32h7 -m model.onnx --c-api st-ai --inputs-ch-position chfirst
+{lines}
 ```
 
 With `--inputs-ch-position chlast`, set `.channels_last = 1` in `stdet_model.c`. Types other than these need another
-`stdet_model.c`: set `quantization.quantization_input_type` and `quantization_output_type`, and deploy again. ST's
-object detection application takes `app_config.h`{" and `ssd_anchors.h`" if firmware.coding.priors is not None else ""}
-(uint8 input, int8 outputs).
+`stdet_model.c`: set `quantization.quantization_input_type` and `quantization_output_type`, and deploy again.
 
 Compile without `-ffast-math`. With `-ffp-contract=off` all cores give the same bits.
+
+{_st_application(firmware, destination)}"""
+
+
+def _st_application(firmware: Firmware, destination: Destination) -> str:
+    """ST's object detection application, and what the config says of it."""
+    headers = "app_config.h" + (" ssd_anchors.h" if firmware.coding.priors is not None else "")
+    project = "PROJECT" if destination.project is None else shlex.quote(destination.project.as_posix())
+    board = "BOARD" if " " in destination.board else destination.board
+    build = f" The build configuration is `{destination.build}`." if destination.build else ""
+    return f"""\
+ST's object detection application takes the model with uint8 input and int8 outputs, and the headers in its own form:
+
+```bash
+cp {headers} {project}/Application/{board}/Inc/
+```
+
+Then build and flash it as its documentation says.{build}
 """
 
 
