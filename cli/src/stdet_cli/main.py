@@ -57,6 +57,39 @@ def _run(config: Path, overrides: list[str] | None, mode: str | None, as_json: b
 
 
 @app.command()
+def init(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="images and annotations, or a config that names them")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="config to write; must not exist yet")] = Path(
+        "training.yaml"
+    ),
+    board: Annotated[str | None, typer.Option(help="that the model shall run on; `stdet list targets`")] = None,
+    latency_ms: Annotated[float | None, typer.Option(min=0, help="the longest that an inference may take")] = None,
+    model: Annotated[str | None, typer.Option(help="this model; default: the first that fits")] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="of the annotations, where there are several; `stdet list datasets`")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a first config for a folder of photographs with annotations: model, size, training, each with its reason."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        made = api.propose_config(
+            source,
+            ui.reporter,
+            output,
+            board=board,
+            format_name=format_name,
+            model=model,
+            latency_ms=latency_ms,
+        )
+        ui.result(made)
+
+
+@app.command()
 def run(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML config file")] = None,
     overrides: Overrides = None,

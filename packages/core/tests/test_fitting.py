@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stdet.errors import ModelError
-from stdet.fitting import Candidate, _in_a_line, largest, why_not
+from stdet.fitting import Candidate, in_a_line, largest, why_not
 from stdet.interfaces.deploy import BenchReport, Overflow
 
 
@@ -59,6 +59,6 @@ def test_a_device_of_unknown_memory_is_an_error_that_says_what_to_name() -> None
 
 def test_a_line_before_training_has_verdict_latency_kind_and_error() -> None:
     known = report(latency_ms=12.34, latency_kind="model", uncertainty_percent=18.0)
-    assert _in_a_line(known) == "the model fits; 12.3 ms ± 18 % (model, no measurement)"
+    assert in_a_line(known) == "the model fits; 12.3 ms ± 18 % (model, no measurement)"
     full = report(fits=False, overflows=(Overflow("flash", 2048, 1024),), latency_reason="no figures")
-    assert _in_a_line(full) == "flash overflows by 1.0 KiB: 2.0 KiB needed, 1 KiB there; no latency: no figures"
+    assert in_a_line(full) == "flash overflows by 1.0 KiB: 2.0 KiB needed, 1 KiB there; no latency: no figures"

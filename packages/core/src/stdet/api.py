@@ -456,20 +456,26 @@ def load_data_config(path: Path | None, overrides: Sequence[str] = (), paths: Da
     """A config for the data tools, which need no operation mode and no key that they don't use.
 
     Args:
-        path: YAML file; None, or itself a `key=value`, when there is none.
+        path: YAML file, or a folder with images and annotations in a layout that a reader knows; None, or itself a
+            `key=value`, when there is none.
         overrides: `key=value`, applied on top of the file.
         paths: applied on top of both.
 
     Raises:
         ConfigError: with every mistake in it.
+        DataError: a folder without annotations, or with several sets.
     """
     from stdet.config import load, load_text
 
     given = [*overrides, *(paths.overrides() if paths else ())]
-    if path is not None and "=" in str(path) and not path.exists():
-        path, given = None, [str(path), *given]
-    if path is not None:
+    if path is not None and path.is_dir():
+        from stdet.datatools.layout import keys_of, overrides_of
+
+        given = [*overrides_of(keys_of(path, _plugins()[0], paths.format if paths else None)), *given]
+    elif path is not None and ("=" not in str(path) or path.exists()):
         return load(path, given, _plugins()[0], data_only=True)
+    elif path is not None:
+        given = [str(path), *given]
     return load_text("", "command line", given, _plugins()[0], data_only=True)
 
 
@@ -602,3 +608,40 @@ def split_data(
 
     document = split_dataset(DataSource(config, _plugins()[0]), split, Shares(val, test), seed, output, reporter)
     return RunResult(output, document, [split_table(document)])
+
+
+def propose_config(
+    source: Path,
+    reporter: Reporter,
+    output: Path,
+    *,
+    board: str | None = None,
+    format_name: str | None = None,
+    model: str | None = None,
+    latency_ms: float | None = None,
+) -> RunResult:
+    """Write a first config for a folder of photographs and annotations, with a reason at each value.
+
+    A set that isn't split gets lists, or annotation files, of three sides in a folder beside the config.
+
+    Args:
+        source: folder in a layout that a reader knows, or a config whose `dataset` section names the images.
+        output: YAML file; must not exist yet.
+        board: that shall hold the network; None knows no limit.
+        format_name: registered reader, where a folder holds annotations of several.
+        model: registered; None chooses.
+        latency_ms: the longest that an inference may take.
+
+    Returns:
+        `failed` when the doctor finds errors in the data: the config is there, but a training would stop at them.
+
+    Raises:
+        StdetError: no annotations, no model that fits, or files that exist.
+    """
+    from stdet.datatools.tables import findings_table
+    from stdet.starting.first import Wishes, write_first_config
+
+    data = load_data_config(source, (), DataPaths(format_name))
+    made = write_first_config(data, _plugins()[0], Wishes(board, model, latency_ms), output, reporter)
+    document = made.document() | {"config": str(output)}
+    return RunResult(output, document, [findings_table(made.check), made.table()], made.check["counts"]["error"] > 0)

@@ -85,6 +85,14 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
 
 
+def check_new(target: Path) -> None:
+    """Raises:
+    ArtifactError: there is something at `target` already.
+    """
+    if target.exists() or target.is_symlink():
+        raise ArtifactError(f"{target} exists already", "name another, or remove this one")
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block ends without an error.
@@ -118,8 +126,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: `target` exists, or the folder can't be written.
     """
-    if target.exists() or target.is_symlink():
-        raise ArtifactError(f"{target} exists already", "name another folder, or remove this one")
+    check_new(target)
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)

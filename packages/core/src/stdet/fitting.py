@@ -73,10 +73,10 @@ def before_training(builder: Builder, reporter: Reporter) -> None:
     except StdetError as error:
         reporter.note(f"whether the model will fit {board} can't be told: {error.message}")
         return
-    reporter.note(f"{report.device}: {_in_a_line(report)}")
+    reporter.note(f"{report.device}: {in_a_line(report)}")
 
 
-def _in_a_line(report: BenchReport) -> str:
+def in_a_line(report: BenchReport) -> str:
     """Whether it fits and how fast it is, with kind and error."""
     room = "; ".join(_faults(report, None)) or ("the model fits" if report.fits else "whether it fits isn't known")
     if report.latency_ms is None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from stdet.interfaces.advice import Proposal, Situation
 from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import Options
 from stdet.interfaces.transform import RecipeOptions, Sizes
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+FEW_IMAGES, MANY_IMAGES = 1000, 20_000
+"""Below the first, the proposal is the recipe that blood cells were learned with; from the second on, YOLOX's own."""
+SMALL_SHARE = 0.05
+"""From this share of small objects on, nothing is proposed that makes objects smaller."""
 
 
 class SyntheticOptions(Options):
@@ -23,9 +31,22 @@ class SyntheticOptions(Options):
     max_objects: int = Field(6, ge=1, le=50, description="most objects in an image; some images have none")
 
 
-COCO = ReaderFacts()
-VOC = ReaderFacts(split_lists=True, aliases=("pascal_voc",))
-YOLO = ReaderFacts(needs=("images_path",), split_lists=True, aliases=("darknet_yolo",), list_is_enough=False)
+def _find(reader: str) -> Callable[[Path], Mapping[str, Any]]:
+    """Looks for the layout of a format; what that takes is imported when somebody asks."""
+
+    def find(folder: Path) -> Mapping[str, Any]:
+        from stdet_datasets import layouts
+
+        return getattr(layouts, f"find_{reader}")(folder)
+
+    return find
+
+
+COCO = ReaderFacts(find=_find("coco"))
+VOC = ReaderFacts(split_lists=True, aliases=("pascal_voc",), find=_find("voc"))
+YOLO = ReaderFacts(
+    needs=("images_path",), split_lists=True, aliases=("darknet_yolo",), list_is_enough=False, find=_find("yolo")
+)
 SYNTHETIC = ReaderFacts(options=SyntheticOptions, needs=())
 
 
@@ -36,6 +57,11 @@ class SsdAugmentation(RecipeOptions):
         0.5,
         description="probability of laying the image on a canvas of up to four times its sides, which makes objects smaller",
     )
+
+    @classmethod
+    def proposals(cls, situation: Situation) -> Iterator[Proposal]:
+        if situation.small > SMALL_SHARE:
+            yield Proposal("dataset.expand_prob", 0.0, "expanding would make small objects smaller still")
 
 
 class YoloxAugmentation(RecipeOptions):
@@ -74,6 +100,17 @@ class YoloxAugmentation(RecipeOptions):
             if value is not None and not 0 < value[0] <= value[1]:
                 raise ValueError(f"{name} must be (low, high) with 0 < low <= high, not {value}")
         return self
+
+    @classmethod
+    def proposals(cls, situation: Situation) -> Iterator[Proposal]:
+        if situation.images < FEW_IMAGES:
+            few = f"{situation.images} images are few: "
+            yield Proposal("dataset.mosaic_prob", 0.5, few + "half of the samples stay whole photographs")
+            yield Proposal("dataset.mosaic_scale", [0.7, 1.4], few + "objects keep about their size")
+            yield Proposal("dataset.degrees", 5.0, few + "turned a little; 0 where up and down never change")
+            yield Proposal("dataset.shear", 1.0, few + "sheared a little")
+        elif situation.images >= MANY_IMAGES:
+            yield Proposal("dataset.enable_mixup", True, f"{situation.images} images bear stronger augmentation")
 
     def sizes(self, size: tuple[int, int]) -> Sizes | None:
         """Heights by `random_size`, else by `multiscale_range`, in steps of 32 pixels; the width follows, so that the

@@ -59,7 +59,8 @@ class YoloDataset(PackedDataset):
         DataError: names the file, and the line that is malformed.
         """
         folder = required_folder(request.images_path, f"{request.split}_images_path")
-        labels = _labels_folder(folder, request.annotations_path, f"{request.split}_annotations_path")
+        given = request.annotations_path
+        labels = labels_folder(folder) if given is None else required_folder(given, f"{request.split}_annotations_path")
         complaints = Complaints(request)
         names = _files_below(folder, SUFFIXES)
         _match(names, labels, complaints)
@@ -80,9 +81,9 @@ class YoloDataset(PackedDataset):
         super().__init__(folder, packed, keep_alpha=request.keep_alpha, notes=tuple(complaints.notes))
 
 
-def _labels_folder(images: Path, given: Path | None, key: str) -> Path:
-    if given is not None:
-        return required_folder(given, key)
+def labels_folder(images: Path) -> Path:
+    """Where the labels of the images in a folder are, when nobody says: the folder `labels` beside `images`, if there is
+    one, else the same folder."""
     parts = images.absolute().parts
     if "images" in parts:
         at = len(parts) - 1 - parts[::-1].index("images")

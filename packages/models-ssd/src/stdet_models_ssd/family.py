@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
+from stdet.interfaces.advice import Advice, Proposal, Situation
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.structures import Preprocess
 
@@ -44,6 +46,22 @@ class SsdTrainingOptions(Options):
 
 _ONE_SHAPE = "an SSD model has one depth and one activation; choose another model, or model.width_mult"
 
+SMALL_SHARE = 0.05
+"""From this share of small objects on, the recipe is the one for small objects of docs/models.md."""
+
+
+def _proposals(situation: Situation) -> Iterator[Proposal]:
+    rate = min(0.002, 0.000125 * situation.batch_size)
+    reason = "0.000125 for each image of a batch: what the blood cells of docs/models.md were learned with"
+    yield Proposal("training.optimizer", {"AdamW": {"learning_rate": rate, "weight_decay": 5e-4}}, reason)
+    yield Proposal("training.ema", True, "the average of the weights scores steadier on few validation images")
+    if situation.small > SMALL_SHARE:
+        reason = (
+            f"of one class, {situation.small:.0%} are smaller than the priors; by default they would never be found"
+        )
+        yield Proposal("training.forced_priors", "all", reason)
+
+
 SSD = ModelFamily(
     model_type="ssd",
     trainer_name="ssd",
@@ -79,4 +97,7 @@ SSD = ModelFamily(
         "model.depthwise": "the ssdlite models have depthwise heads, the ssd models have not",
     },
     weights="stdet_models_ssd:weights.json",
+    advice=Advice(
+        models=("ssdlite_mobilenetv3large_pt", "ssdlite_mobilenetv3small_pt"), steps=3000, proposals=_proposals
+    ),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
+from stdet.interfaces.advice import Advice, Proposal, Situation
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.structures import Preprocess
 
@@ -17,6 +19,14 @@ class YolodModelOptions(Options):
         "silu",
         description="activation of neck and head; the backbone is always ReLU. Published weights were trained with silu",
     )
+
+
+def _proposals(situation: Situation) -> Iterator[Proposal]:
+    rate = min(0.004, 0.00025 * situation.batch_size)
+    reason = "0.00025 for each image of a batch: what the blood cells of docs/models.md were learned with"
+    yield Proposal("training.optimizer", {"AdamW": {"learning_rate": rate, "weight_decay": 5e-4}}, reason)
+    last = max(1, situation.epochs // 5)
+    yield Proposal("training.no_aug_epochs", last, "the last fifth sees whole images, as the board will")
 
 
 ST_YOLOD = ModelFamily(
@@ -47,4 +57,5 @@ ST_YOLOD = ModelFamily(
         "training.extra_layers_lr": "ST_YOLOD trains all layers with one learning rate",
     },
     weights="stdet_models_yolod:weights.json",
+    advice=Advice(models=("st_yolodv2milli_actrelu_pt",), steps=1500, proposals=_proposals),
 )

@@ -34,7 +34,7 @@ def check_assignment(source: DataSource, names: tuple[str, ...], columns: Column
     rows = np.flatnonzero(~columns.ignore)
     if len(rows) > SMALL_SAMPLE:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:SMALL_SAMPLE])
-    boxes = _in_input(columns, rows, spec.preprocess)
+    boxes = in_input(columns, rows, spec.preprocess)
     hard = detector.hard_to_assign(torch.from_numpy(boxes)).numpy()
     if not hard.any():
         return
@@ -55,7 +55,7 @@ def check_assignment(source: DataSource, names: tuple[str, ...], columns: Column
     )
 
 
-def _in_input(columns: Columns, rows: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+def in_input(columns: Columns, rows: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """float32 (len(rows), 4): boxes in pixels of the network's input, cut to it."""
     sizes, kind = np.unique(columns.sizes[columns.image[rows]], axis=0, return_inverse=True)
     boxes = np.zeros((len(rows), 4), np.float32)

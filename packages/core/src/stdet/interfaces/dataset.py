@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from stdet.interfaces.family import Options
 from stdet.structures import Annotation, Sample
+
+
+def _finds_nothing(folder: Path) -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class ReaderFacts:
             folder without suffix.
         aliases: other names of the format.
         list_is_enough: whether a list stands in for `needs`.
+        find: looks at a folder and says the keys of the `dataset` section that read what is there of this format, such as
+            `train_images_path`; nothing where there is none. Sets that no name tells to be another are `train`. Raises a
+            DataError where several could be one split.
     """
 
     options: type[Options] = Options
@@ -33,6 +40,7 @@ class ReaderFacts:
     split_lists: bool = False
     aliases: tuple[str, ...] = ()
     list_is_enough: bool = True
+    find: Callable[[Path], Mapping[str, Any]] = _finds_nothing
 
 
 IMAGES_ALONE = ReaderFacts(needs=("images_path",))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from stdet.interfaces.advice import Advice
 from stdet.interfaces.heads import HeadForm
 from stdet.structures import DetectorSpec, Preprocess
 
@@ -63,6 +64,7 @@ class ModelFamily:
             `stdet.interfaces.published`.
         heads: more values of `model.head`, for outputs of other tools' networks.
         quantization_aware: whether int8 can be simulated in training; False where `torch.fx` can't trace `forward`.
+        advice: what to propose to whoever has no config yet.
     """
 
     model_type: str
@@ -85,6 +87,7 @@ class ModelFamily:
     unused_preprocessing: tuple[str, ...] = ()
     width_option: str = ""
     quantization_aware: bool = True
+    advice: Advice = Advice()
 
     def spec(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stdet.interfaces.advice import Proposal, Situation
 from stdet.interfaces.family import Options
 from stdet.structures import Preprocess, Sample
 
@@ -33,6 +34,11 @@ class RecipeOptions(Options):
         Args:
             given: the `dataset` section as it was written.
         """
+        return ()
+
+    @classmethod
+    def proposals(cls, situation: Situation) -> Iterable[Proposal]:
+        """Values of the recipe's keys for whoever has no config yet; defaults that suit needn't be among them."""
         return ()
 
 
