@@ -77,12 +77,17 @@ def test_a_slip_in_a_bench_of_files_is_answered_with_what_was_meant(
     assert says in err
 
 
+def there(config: Path) -> str:
+    """Tools write beside the runs, unless the command line says where."""
+    return f"hydra.run.dir={config.parent / 'run'}"
+
+
 def test_a_network_that_fits_is_told_so_before_any_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(CONFIG.format(size=96, more="", folder=tmp_path / "run"))
-    code, out, _ = run(["fit", str(config), "--board", "stm32n6570-dk", "--json"], monkeypatch, capsys)
+    code, out, _ = run(["fit", str(config), there(config), "--board", "stm32n6570-dk", "--json"], monkeypatch, capsys)
     document = json.loads(out)
     assert (code, document["fits"], document["instead"]) == (0, True, [])
 
@@ -92,12 +97,14 @@ def test_a_network_that_does_not_fit_ends_with_two_and_names_the_nearest_that_do
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(CONFIG.format(size=96, more=", width_mult: 0.5", folder=tmp_path / "run"))
-    code, out, err = run(["fit", str(config), "--board", "nucleo-h743zi2", "--latency-ms", "1"], monkeypatch, capsys)
+    code, out, err = run(
+        ["fit", str(config), there(config), "--board", "nucleo-h743zi2", "--latency-ms", "1"], monkeypatch, capsys
+    )
     assert code == 2
     assert "more than 1 ms" in err
     assert "none was found that will do" in out
     config.write_text(CONFIG.format(size=96, more="", folder=tmp_path / "run"))
-    code, out, _ = run(["fit", str(config), "--board", "stm32h735g-dk", "--json"], monkeypatch, capsys)
+    code, out, _ = run(["fit", str(config), there(config), "--board", "stm32h735g-dk", "--json"], monkeypatch, capsys)
     document = json.loads(out)
     assert code == 2
     assert document["reason"].startswith("flash overflows by")

@@ -165,7 +165,8 @@ def test_another_preprocessing_than_the_models_is_an_error_to_both_who_ask(
 
 
 def by_data_check(config: Path, overrides: list[str]) -> tuple[dict[str, str], bool, list[str]]:
-    result = api.check_data(api.load_data_config(config, overrides), SilentReporter())
+    there = f"hydra.run.dir={config.parent / 'run'}"
+    result = api.check_data(api.load_data_config(config, [*overrides, there]), SilentReporter())
     names = {check_id: name for name, check_id in IDS.items()} | {"D404": "classes"}
     judged = {names[f["id"]]: f for f in result.document["findings"] if f["id"] in names}
     verdicts = {name: "unknown" if f["severity"] == "info" else f["severity"] for name, f in judged.items()}

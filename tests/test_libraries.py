@@ -87,7 +87,7 @@ def test_statistics_are_told_without_the_picture(config: Path, monkeypatch: pyte
         def note(self, text: str) -> None:
             notes.append(text)
 
-    result: Any = api.describe_data(api.load_config(config), Reporter())
+    result: Any = api.describe_data(api.load_config(config, [f"hydra.run.dir={tmp_path / 'tool'}"]), Reporter())
     assert result.document["picture"] is None
     assert result.document["splits"]["train"]["images"]
     assert any("matplotlib" in note for note in notes)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from stdet_cli.main import _budget
-from stdet_cli.reporters import LineReporter
 
 CONFIG = """\
 operation_mode: training
@@ -307,27 +306,6 @@ def test_a_reader_that_has_seen_enough_is_no_bug(arguments: str) -> None:
     command = f"{sys.executable} -m stdet_cli.main {arguments} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("141", "")
-
-
-def test_lines_of_progress_say_rate_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([100.0, 110.0, 130.0, 150.0])
-    monkeypatch.setattr("stdet_cli.reporters.time.monotonic", lambda: next(clock))
-    reporter = LineReporter()
-    reporter.stage("train")
-    reporter.progress("epoch 1/2", 10, 100, {"total": 2.0})
-    reporter.progress("epoch 1/2", 30, 100)
-    reporter.progress("epoch 2/2", 70, 100)
-    reporter.progress("epoch 2/2", 100, 100)
-    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
-    assert lines == [
-        "== train",
-        "epoch 1/2: 10/100  total 2",
-        "epoch 1/2: 30/100 (2/s, 0:00:35 left)",
-        "epoch 2/2: 70/100 (2/s, 0:00:15 left)",
-        "epoch 2/2: 100/100 (1.8/s)",
-    ]
 
 
 def test_the_time_budget_of_the_command_line_is_the_configs() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stdet_cli.printable import printable, printable_json
+from stdet.interfaces.printable import printable, printable_json
 
 EVIL = "a\x1b[2J\x07\x9b31m\u202egnp\udcff"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stdet.errors import Interrupted, StdetError
-from stdet_cli.printable import printable, printable_json
+from stdet.interfaces.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from stdet.api import RunResult
@@ -136,14 +136,11 @@ class Session:
                 sys.stdout.write("\t".join(row) + "\n")
             return
         from rich.console import Console
-        from rich.table import Table as RichTable
 
-        drawn = RichTable(title=title or None)
-        for column in columns:
-            drawn.add_column(column)
-        for row in rows:
-            drawn.add_row(*row)
-        Console().print(drawn, markup=False)
+        from stdet_cli.tables import drawn
+
+        console = Console()
+        console.print(drawn(title, columns, rows, console.width))
 
     def error(self, error: StdetError) -> None:
         """A mistake of the user's."""

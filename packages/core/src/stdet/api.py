@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from stdet.artifacts import ModelFile, is_onnx, write_json, write_text
 from stdet.errors import ConfigError, PluginError, Rejected
 from stdet.extras import command, has, need
 from stdet.plugins.loader import PluginState, load_plugins
-from stdet.runs.folder import log_file, new_folder
+from stdet.runs.folder import log_file, new_folder, tool_folder
 
 if TYPE_CHECKING:
     from stdet.config import Config
@@ -280,7 +280,7 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet import stages
     from stdet.build import Builder
     from stdet.fitting import before_training
-    from stdet.interfaces.reporter import SilentReporter
+    from stdet.interfaces.reporter import LineReporter, Reporters, SilentReporter
     from stdet.nn.distributed import from_main, is_main, process_group
     from stdet.runs.record import RunRecord
     from stdet.stages.agreement import check_agreement
@@ -297,8 +297,9 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
         folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
         record = RunRecord(folder, writes=is_main())
         state = Run(builder, record, reporter if is_main() else SilentReporter(), callbacks=callbacks)
-        with log_file(folder / "stdet.log") if is_main() else nullcontext():
-            if is_main():
+        with log_file(folder / "stdet.log") if is_main() else nullcontext() as log:
+            if log is not None:
+                state.reporter = Reporters(reporter, LineReporter(log))
                 write_text(folder / "config.yaml", config_yaml(config))
             for note in notes:
                 state.reporter.note(note)
@@ -310,16 +311,21 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
                         with told_how_to_go_on(state, config.mode.stages[index:]):
                             stages.do(name, state)
             except Rejected as error:
-                error.result = _result(record)
+                error.result = _result(record, log)
                 raise
-    return _result(record)
+            return _result(record, log)
 
 
-def _result(record: RunRecord) -> RunResult:
+def _result(record: RunRecord, log: Callable[[str], None] | None) -> RunResult:
+    """What a run found; its tables stand in its log, too."""
     from stdet.runs.summary import summary
 
     table = summary(record)
-    return RunResult(record.folder, record.document(), [*record.tables, *([table] if table.rows else [])])
+    tables = [*record.tables, *([table] if table.rows else [])]
+    if log is not None:
+        for each in tables:
+            log("\n".join([f"# {each.title}", *("\t".join(row) for row in (each.columns, *each.rows))]))
+    return RunResult(record.folder, record.document(), tables)
 
 
 def bench(
@@ -414,7 +420,7 @@ def fit(config: Config, reporter: Reporter, latency_ms: float | None = None) -> 
     from stdet.reports.fit_table import fit_document, fit_tables
 
     found = fitting.fit(Builder(config, _plugins()[0]), reporter, latency_ms)
-    folder = new_folder(Path(config.hydra.run.dir))
+    folder = new_folder(config.tool_dir)
     document = fit_document(found)
     write_json(folder / "fit.json", document)
     write_text(folder / "bench.html", bench_page([c.report for c in (found.asked, *found.instead)]))
@@ -496,9 +502,9 @@ def check_data(config: Config, reporter: Reporter, *, split: str | None = None, 
     from stdet.quantizing.data_check import calibration_findings
 
     source = DataSource(config, _plugins()[0])
-    folder = new_folder(Path(config.hydra.run.dir))
     splits = (split,) if split else splits_of(source)
     document = check_dataset(source, splits, read_images, calibration_findings, reporter)
+    folder = new_folder(config.tool_dir)
     path = folder / "data_check.json"
     write_json(path, document)
     failed = document["counts"]["error"] > 0
@@ -523,12 +529,12 @@ def describe_data(config: Config, reporter: Reporter, *, split: str | None = Non
     for one in opened:
         if one.faults.counts:
             reporter.note(f"{one.name} set: {one.faults.summary()}; `stdet data check` says more")
-    folder = new_folder(Path(config.hydra.run.dir))
-    picture = folder / "data_stats.png" if has("matplotlib") else None
-    if picture is None:
-        reporter.note(f"no picture of the statistics: matplotlib is not installed ({command('matplotlib')})")
-    document = describe(opened, picture)
-    write_json(folder / "data_stats.json", document)
+    with tool_folder(config.tool_dir) as folder:
+        picture = folder / "data_stats.png" if has("matplotlib") else None
+        if picture is None:
+            reporter.note(f"no picture of the statistics: matplotlib is not installed ({command('matplotlib')})")
+        document = describe(opened, picture)
+        write_json(folder / "data_stats.json", document)
     return RunResult(folder, document, statistics_tables(document["splits"]))
 
 
@@ -541,9 +547,9 @@ def preview_data(config: Config, reporter: Reporter, *, count: int = 12, epoch: 
     from stdet.build import Builder
     from stdet.datatools.preview import preview
 
-    folder = new_folder(Path(config.hydra.run.dir))
-    document = preview(Builder(config, _plugins()[0]), count, epoch, folder / "data_preview.png", reporter)
-    write_json(folder / "data_preview.json", document)
+    with tool_folder(config.tool_dir) as folder:
+        document = preview(Builder(config, _plugins()[0]), count, epoch, folder / "data_preview.png", reporter)
+        write_json(folder / "data_preview.json", document)
     return RunResult(folder, document, [])
 
 

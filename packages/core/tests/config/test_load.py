@@ -820,3 +820,10 @@ def test_thousands_of_unknown_keys_are_told_in_a_moment() -> None:
     assert time.process_time() - start < 10
     assert len(found) == 51
     assert any("19000 keys that nobody knows" in line for line in found)
+
+
+def test_tools_write_where_the_command_line_says_and_never_among_the_runs_of_the_file() -> None:
+    text = BASE + "hydra: {run: {dir: runs/first}}\n"
+    assert read(text).tool_dir == Path("tool_outputs/first")
+    assert read(text, "hydra.run.dir=here").tool_dir == Path("here")
+    assert read(BASE).tool_dir.parent == Path("tool_outputs")

@@ -24,7 +24,16 @@ from stdet.artifacts import ModelFile
 from stdet.data.preprocess import Geometry
 from stdet.errors import ArtifactError, DataError, ModelError
 from stdet.evaluation.coco import METRICS, EvaluationReport, evaluate, score
-from stdet.evaluation.plots import contact_sheet, draw_detections, plot_history, plot_precision_recall, save_image
+from stdet.evaluation.plots import (
+    PALETTE,
+    contact_sheet,
+    draw_detections,
+    place_labels,
+    plot_history,
+    plot_precision_recall,
+    save_image,
+    with_legend,
+)
 from stdet.evaluation.postprocess import detect, select
 from stdet.evaluation.predictors import OnnxPredictor, TorchPredictor
 from stdet.interfaces.dataset import DetectionDataset
@@ -605,6 +614,32 @@ def test_pictures_are_written_and_show_the_boxes(tmp_path: Path) -> None:
     assert (tmp_path / "pr.png").stat().st_size > (tmp_path / "nothing.png").stat().st_size > 2000
     assert (tmp_path / "sheet.png").stat().st_size > 500
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_labels_stand_inside_the_picture_and_on_no_other_label() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(60, 12)] * 12
+    corners = rng.integers(0, 260, (12, 2))
+    boxes = [(x, y, x + 60, y + 40) for x, y in corners.tolist()] + [(2, 1, 318, 290)]
+    placed = place_labels(boxes, [*sizes, (60, 12)], 320, 300)
+    assert all(0 <= x1 < x2 <= 320 and 0 <= y1 < y2 <= 300 for x1, y1, x2, y2 in placed)
+    painted = np.zeros((300, 320), int)
+    for x1, y1, x2, y2 in placed:
+        painted[y1:y2, x1:x2] += 1
+    assert painted.max() == 1
+    twins = place_labels([(50, 50, 90, 90)] * 3, [(40, 12)] * 3, 320, 300)
+    assert len(set(twins)) == 3
+
+
+def test_a_sheet_says_what_its_boxes_are_and_small_images_are_drawn_large() -> None:
+    found = Detections(np.array([[2, 3, 7, 6]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    drawn = draw_detections(np.zeros((8, 10, 3), np.uint8), found, ["a"], np.array([[1, 1, 4, 4]]), least_width=320)
+    assert drawn.shape == (256, 320, 3)
+    assert tuple(drawn[6 * 32, 5 * 32]) == PALETTE[0]
+    assert tuple(drawn[2 * 32, 1 * 32]) == (255, 255, 255)
+    sheet = with_legend(contact_sheet([drawn]))
+    assert sheet.shape == (256 + 24, 320, 3)
+    assert {PALETTE[0], (255, 255, 255)} <= set(map(tuple, sheet[256:].reshape(-1, 3).tolist()))
 
 
 def test_torchvision_is_imported_only_to_suppress_boxes() -> None:

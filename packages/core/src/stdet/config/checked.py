@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from stdet.config import schema as sections
+from stdet.config.source import COMMAND_LINE
 from stdet.errors import ConfigError
 from stdet.interfaces import target as targets
 from stdet.interfaces.dataset import ReaderFacts
@@ -71,6 +72,12 @@ class Config:
     def target_sections(self) -> TargetSections:
         """What the deploy target is given."""
         return TargetSections(**{name: getattr(self, name) for name in targets.NEUTRAL})
+
+    @property
+    def tool_dir(self) -> Path:
+        """Where tools that are no run write: where the command line says, and never among the runs that the file names."""
+        run = Path(self.hydra.run.dir)
+        return run if self.places.get("hydra.run.dir") == COMMAND_LINE else Path("tool_outputs") / run.name
 
     def names_split(self, split: str) -> bool:
         """Whether the config says where the images of `train`, `val` or `test` are."""

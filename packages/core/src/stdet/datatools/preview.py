@@ -10,7 +10,7 @@ import numpy as np
 
 from stdet.build import Builder
 from stdet.errors import ConfigError
-from stdet.evaluation.plots import contact_sheet, draw_boxes, save_image
+from stdet.evaluation.plots import contact_sheet, draw_boxes, enlarged, save_image
 from stdet.interfaces.reporter import Reporter
 from stdet.structures import Preprocess
 
@@ -72,6 +72,5 @@ def as_rgb(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 def _drawn(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     factor = max(1, round(SHEET_WIDTH / image.shape[1]))
-    large = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    drawn = draw_boxes(large, boxes * factor, labels, names)
+    drawn = draw_boxes(enlarged(image, factor), boxes * factor, labels, names)
     return cv2.copyMakeBorder(drawn, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255))

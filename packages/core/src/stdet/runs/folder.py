@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stdet.errors import ConfigError
+from stdet.errors import ConfigError, StdetError
+from stdet.interfaces.printable import printable
 
 
 def new_folder(wanted: Path) -> Path:
@@ -31,17 +33,49 @@ def new_folder(wanted: Path) -> Path:
 
 
 @contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Everything that stdet logs from level INFO on goes to `path`, too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+def tool_folder(wanted: Path) -> Iterator[Path]:
+    """A new folder for what a tool finds, which is gone again when the block fails before it holds anything."""
+    folder = new_folder(wanted)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[Callable[[str], None]]:
+    """The log of a run, for the time of the block: what stdet logs from level INFO on, and what ends the block early.
+
+    Yields:
+        A function that adds a text: what people are shown.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("stdet")
     before = root.level
+
+    def add(text: str, level: int = logging.INFO) -> None:
+        handler.handle(root.makeRecord(root.name, level, "", 0, text.rstrip("\n"), (), None))
+
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        yield
+        yield add
+    except BaseException as error:
+        notes = getattr(error, "__notes__", ()) if isinstance(error, StdetError) else ()
+        text = str(error) if isinstance(error, StdetError) else traceback.format_exc()
+        add("\n".join([text, *notes]), logging.ERROR)
+        raise
     finally:
         root.removeHandler(handler)
         root.setLevel(before)
         handler.close()
+
+
+class _Printable(logging.Formatter):
+    """Names from outside stand in it as escapes: a log is looked at on a terminal, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")

@@ -8,7 +8,14 @@ from pathlib import Path
 from stdet.artifacts import ModelFile
 from stdet.config import unlike_published
 from stdet.engine.checkpoint import saved_spec
-from stdet.evaluation.plots import contact_sheet, draw_detections, plot_precision_recall, save_image
+from stdet.evaluation.plots import (
+    SHEET_PX,
+    contact_sheet,
+    draw_detections,
+    plot_precision_recall,
+    save_image,
+    with_legend,
+)
 from stdet.evaluation.postprocess import detect
 from stdet.evaluation.predictors import Predictor
 from stdet.export.metadata import is_unfit_for_accuracy
@@ -67,5 +74,5 @@ def _picture(run: Run, predictor: Predictor, spec: DetectorSpec, dataset: Detect
     for index in range(min(PICTURES, len(dataset))):
         image = dataset.read_image(index)
         found = detect(predictor, image, spec.preprocess, thresholds)
-        sheet.append(draw_detections(image, found, spec.class_names, dataset.annotation(index).boxes))
-    save_image(path, contact_sheet(sheet))
+        sheet.append(draw_detections(image, found, spec.class_names, dataset.annotation(index).boxes, SHEET_PX))
+    save_image(path, with_legend(contact_sheet(sheet)))
