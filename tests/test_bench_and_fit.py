@@ -196,3 +196,7 @@ def test_sts_tool_stands_beside_the_estimate(
     assert code == 2
     assert "doesn't know the operator Einsum" in said
     assert f"its log is {tmp_path / 'out_2' / 'tools' / 'stedgeai' / 'a' / 'analyze.log'}" in " ".join(said.split())
+    monkeypatch.setenv("STEDGEAI_CLOUD_TOKEN_FILE", str(tmp_path / "none"))
+    code, _, said = run(["run", str(config), "tools.stedgeai.on_cloud=True"], monkeypatch, capsys)
+    assert code == 2  # before anything is benched, and nothing else in the cloud's place
+    assert "there is no token for the Developer Cloud" in said

@@ -20,11 +20,17 @@ class TestStm32(TargetContract):
     """One class for all boards: they differ in data only."""
 
     name: ClassVar[str] = "stm32"
-    needs_tools: ClassVar[frozenset[str]] = frozenset({"emulator", "stedgeai"})
+    needs_tools: ClassVar[frozenset[str]] = frozenset({"emulator", "stedgeai", "cloud"})
 
     @pytest.fixture(autouse=True)
     def _choose(self, board: str) -> None:
         type(self).name = board
+
+    @pytest.fixture(autouse=True)
+    def _send_nothing(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Whoever runs this may have a token."""
+        monkeypatch.delenv("STEDGEAI_CLOUD_TOKEN", raising=False)
+        monkeypatch.setenv("STEDGEAI_CLOUD_TOKEN_FILE", str(tmp_path / "none"))
 
     def test_the_board_says_whether_the_model_fits(self, tmp_path: Path, board: str) -> None:
         from stdet_deploy_stm32.bench.estimate import estimate

@@ -108,7 +108,7 @@ def test_each_key_for_a_model_on_a_board_is_said_to_do_nothing(
 
 @pytest.mark.parametrize(
     "given",
-    [{"version": "3.0"}, {"optimization": "time"}, {"on_cloud": True}, {"profile": "default"}, {"validate_on": "board"},
+    [{"version": "3.0"}, {"optimization": "time"}, {"on_cloud": False}, {"profile": "default"}, {"validate_on": "board"},
      {"serial": "serial:COM4"}, {"timeout_s": 5}],
 )  # fmt: skip
 def test_each_key_for_an_external_tool_is_said_to_do_nothing(given: dict[str, Any]) -> None:
@@ -127,13 +127,29 @@ def test_a_tool_that_the_config_names_is_driven_by_a_bench() -> None:
     assert STM32.asked_backends(TargetSections()) == ()
 
 
-def test_a_local_backend_and_the_cloud_are_a_contradiction() -> None:
-    cloud = TargetSections(
-        tools=Tools.model_validate({"stedgeai": {"on_cloud": True}}), benchmarking=Benchmarking(backends=("stedgeai",))
-    )
-    (mistake,) = STM32.check(TargetRequest(MODES["benchmarking"], cloud))
-    assert mistake.key == "tools.stedgeai.on_cloud"
-    assert not list(STM32.check(TargetRequest(MODES["evaluation"], cloud)))
+def test_the_cloud_is_asked_only_when_the_config_says_so() -> None:
+    asked = {"on_cloud": True, "path_to_stedgeai": "C:/ST/stedgeai", "serial": "serial"}
+    cloud = TargetSections(tools=Tools.model_validate({"stedgeai": asked}))
+    assert STM32.asked_backends(cloud) == ("cloud",)
+    (said,) = STM32.idle(TargetRequest(MODES["benchmarking"], cloud))
+    assert said == "tools.stedgeai.path_to_stedgeai, serial: for the local tool; the cloud has its own"
+    assert "cloud" not in STM32.default_backends
+    for on_cloud in (None, False):
+        named = TargetSections(tools=Tools.model_validate({"stedgeai": asked | {"on_cloud": on_cloud}}))
+        assert STM32.asked_backends(named) == ("stedgeai",)
+
+
+@pytest.mark.parametrize(("on_cloud", "backend"), [(True, "stedgeai"), (False, "cloud")])
+def test_a_backend_and_the_place_of_the_tool_may_contradict_each_other(on_cloud: bool, backend: str) -> None:
+    def found(mode: str, on_cloud: bool | None) -> list[str]:
+        tools = Tools.model_validate({"stedgeai": {"on_cloud": on_cloud}})
+        sections = TargetSections(tools=tools, benchmarking=Benchmarking(backends=(backend,)))
+        return [mistake.key for mistake in STM32.check(TargetRequest(MODES[mode], sections))]
+
+    assert found("benchmarking", on_cloud) == ["tools.stedgeai.on_cloud"]
+    assert not found("benchmarking", not on_cloud)
+    assert not found("benchmarking", None)
+    assert not found("evaluation", on_cloud)
 
 
 def deploying(**keys: Any) -> TargetRequest:

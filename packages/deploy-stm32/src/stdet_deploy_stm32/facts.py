@@ -20,6 +20,9 @@ from stdet_deploy_stm32.sections import Deployment, HardwareSetup, Stedgeai, Too
 NORMALISING_MODES = ("quantization", "chain_qb", "chain_qd")
 """Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
 
+LOCAL = ("path_to_stedgeai", "validate_on", "serial")
+"""Keys of `tools.stedgeai` that mean nothing to the cloud."""
+
 
 def _needs(quantization: target.Quantization) -> QuantizationNeeds:
     assert isinstance(quantization, GeneralQuantization)
@@ -98,10 +101,11 @@ def _mistake(error: QuantizationError) -> Mistake:
 
 
 def asked_backends(sections: TargetSections) -> tuple[str, ...]:
-    """ST's tool on this computer, where the config names it."""
+    """ST's tool, where the config says which: in the cloud when it says so, else the local one that it names."""
     tool = _stedgeai(sections)
-    local = tool is not None and not tool.on_cloud and tool.path_to_stedgeai is not None
-    return ("stedgeai",) if local else ()
+    if tool is None:
+        return ()
+    return ("cloud",) if tool.on_cloud else ("stedgeai",) if tool.path_to_stedgeai is not None else ()
 
 
 def _stedgeai(sections: TargetSections) -> Stedgeai | None:
@@ -109,11 +113,12 @@ def _stedgeai(sections: TargetSections) -> Stedgeai | None:
 
 
 def _check_place_of_tool(sections: TargetSections) -> Iterator[Mistake]:
-    tool = _stedgeai(sections)
-    if tool is not None and tool.on_cloud and "stedgeai" in (sections.benchmarking.backends or ()):
-        yield Mistake(
-            "tools.stedgeai.on_cloud", "is True, but benchmarking.backends has stedgeai, which is local", "False"
-        )
+    tool, backends = _stedgeai(sections), sections.benchmarking.backends or ()
+    for backend, on_cloud in (("stedgeai", False), ("cloud", True)):
+        if tool is not None and tool.on_cloud is (not on_cloud) and backend in backends:
+            yield Mistake(
+                "tools.stedgeai.on_cloud", f"is {tool.on_cloud}, but benchmarking.backends has {backend}", str(on_cloud)
+            )
 
 
 def _idle(request: TargetRequest) -> Iterator[str]:
@@ -132,8 +137,12 @@ def _idle(request: TargetRequest) -> Iterator[str]:
     if tool is None:
         return
     driven = {*(sections.benchmarking.backends or asked_backends(sections))} if request.mode.benches else set()
-    if "stedgeai" not in driven:
+    if not driven & {"stedgeai", "cloud"}:
         yield "tools.stedgeai: nothing in this run drives ST's tools"
+    elif "stedgeai" not in driven:
+        given = [key for key in LOCAL if getattr(tool, key) is not None]
+        if given:
+            yield f"tools.stedgeai.{', '.join(given)}: for the local tool; the cloud has its own"
 
 
 def _idle_for_firmware(sections: TargetSections) -> Iterator[str]:
@@ -161,7 +170,7 @@ STM32 = TargetFacts(
         "benchmarking": Benchmarking,
         "deployment": Deployment,
     },
-    backends=("host", "estimate", "emulator", "stedgeai"),
+    backends=("host", "estimate", "emulator", "stedgeai", "cloud"),
     default_backends=("host", "estimate"),
     runs_on=("host", "reference", "c_host"),
     needs=_needs,

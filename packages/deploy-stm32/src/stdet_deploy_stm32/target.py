@@ -20,12 +20,13 @@ from stdet.interfaces.deploy import (
     QuantizationResult,
 )
 from stdet.interfaces.target import TargetSections
+from stdet_deploy_stm32.bench.cloud import bench_cloud
 from stdet_deploy_stm32.bench.emulation import bench_emulator, machine_of
 from stdet_deploy_stm32.bench.emulator import check_tools
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.bench.places import PLACES
-from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai
+from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai, check_place
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
 from stdet_deploy_stm32.firmware.readme import Destination
@@ -33,6 +34,9 @@ from stdet_deploy_stm32.mpool import with_pools
 from stdet_deploy_stm32.onnx_graph.session import running
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.section import GeneralQuantization
+from stdet_deploy_stm32.sections import Stedgeai
+from stdet_deploy_stm32.st_tools.stedgeai import find
+from stdet_deploy_stm32.st_tools.token import find_token
 
 
 class Stm32Target(DeployTarget):
@@ -63,7 +67,7 @@ class Stm32Target(DeployTarget):
 
     def bench(self, model: Path, backend: str, progress: Progress | None = None) -> BenchReport:
         """Run one backend on `model`: `host` measures on this computer, `estimate` counts, `emulator` runs C code,
-        `stedgeai` is ST's tool.
+        `stedgeai` is ST's tool, `cloud` that of ST's board farm.
 
         Raises:
             StdetError: unknown backend.
@@ -77,9 +81,16 @@ class Stm32Target(DeployTarget):
             return known[backend](model, progress)
 
     def check_tools(self, backends: Collection[str], places: Collection[str]) -> None:
-        """C code takes a translator and compilers; the emulator takes itself, and a board whose core it has."""
+        """C code takes a translator and compilers; the emulator takes itself, and a board whose core it has; ST's tool has to
+        be there, and for its cloud a token."""
         if "c_host" in places or "emulator" in backends:
             check_tools(machine_of(self.board) if "emulator" in backends else None)
+        section, _, _ = self._tools()
+        if "stedgeai" in backends:
+            check_place(section or Stedgeai(), self.board)
+            find(section)
+        if "cloud" in backends:
+            find_token()
 
     def network(self, model: Path, place: str, folder: Path) -> PlacedNetwork:
         """`reference` is the integer reference, `c_host` the network's C code on this computer."""
@@ -104,13 +115,14 @@ class Stm32Target(DeployTarget):
             "host": bench_host,
             "estimate": lambda model, progress: estimate(model, self.board),
             "emulator": lambda model, progress: bench_emulator(model, self.board, progress),
-            "stedgeai": self._bench_stedgeai,
+            "stedgeai": lambda model, progress: bench_stedgeai(model, self.board, *self._tools(), progress),
+            "cloud": lambda model, progress: bench_cloud(model, self.board, *self._tools(), progress),
         }
 
-    def _bench_stedgeai(self, model: Path, progress: Progress | None) -> BenchReport:
+    def _tools(self) -> tuple[Stedgeai | None, Path | None, Path | None]:
+        """`tools.stedgeai`, the memory pool, and where logs go."""
         section = getattr(self.sections.tools, "stedgeai", None)
-        pools = getattr(self.sections.benchmarking, "memory_pool", None)
-        return bench_stedgeai(model, self.board, section, pools, self.logs, progress)
+        return section, getattr(self.sections.benchmarking, "memory_pool", None), self.logs
 
 
 def __getattr__(name: str) -> Callable[..., Stm32Target]:

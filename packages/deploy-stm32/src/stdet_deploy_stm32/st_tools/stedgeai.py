@@ -133,7 +133,9 @@ def open_tool(section: Stedgeai | None, log: Path) -> Tool:
     version = ".".join(part for part in core.group(1, 2, 3) if part) + core[4]
     if int(core[1]) < OLDEST:
         raise ToolFailure("version", f"{path} is version {version}", f"install {OLDEST}.0 or later", log)
-    if section.version and not any(_is(section.version, known) for known in (version, cube_ai[1] if cube_ai else "")):
+    if section.version and not any(
+        is_version(section.version, known) for known in (version, cube_ai[1] if cube_ai else "")
+    ):
         also = f" (STM32Cube.AI {cube_ai[1]})" if cube_ai else ""
         raise ToolFailure(
             "version", f"{path} is version {version}{also}, and tools.stedgeai.version is {section.version}",
@@ -142,7 +144,7 @@ def open_tool(section: Stedgeai | None, log: Path) -> Tool:
     return Tool(path, version, int(core[1]), section.optimization, section.timeout_s)
 
 
-def _is(wanted: str, found: str) -> bool:
+def is_version(wanted: str, found: str) -> bool:
     """2.2 is any 2.2.x, but not 2.20."""
     return found == wanted or (bool(found) and re.match(rf"{re.escape(wanted)}(?!\d)", found) is not None)
 
