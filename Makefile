@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := packages/core packages/models-ssd packages/models-yolod packages/datasets packages/deploy-stm32 cli
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test wheels lint types layers bench clean
+.PHONY: demo test wheels lint types layers docs release-check bench clean
 
 demo: $(STAMP)
 	$(BIN)/stdet demo
@@ -25,6 +25,12 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+release-check: $(STAMP)
+	$(BIN)/python release_check.py
 
 bench: $(STAMP)
 	for script in startup data_tools data_pipeline train_step simota evaluation; do $(BIN)/python benchmarks/$$script.py || exit 1; done
