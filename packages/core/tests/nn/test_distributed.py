@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -219,3 +222,15 @@ def test_batch_norm_is_synchronized_on_cuda_where_several_processes_work(monkeyp
     assert list(model.state_dict()) == keys
     with pytest.raises(ConfigError, match="CUDA devices only"):
         synchronize_batch_norm(model, "cpu")
+
+
+def test_nothing_keeps_the_group_beyond_its_end(in_two_processes: InTwo, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("torch.distributed.nn")]:
+        monkeypatch.delitem(sys.modules, name)  # as in a fresh process
+
+    def holders() -> list[str]:
+        functional = importlib.import_module("torch.distributed.nn.functional")  # as torch._dynamo does somewhere
+        functions = inspect.getmembers(functional, inspect.isfunction)
+        return [name for name, function in functions if dist.group.WORLD in (function.__defaults__ or ())]
+
+    assert in_two_processes(holders) == [[], []]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -41,6 +43,9 @@ def process_group(device: str = "auto") -> Iterator[None]:
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    # Its functions have the group as a default argument: imported while there is one, by whomever, it would keep the group
+    # and gloo's threads up to the end of the interpreter, which they abort now and then.
+    importlib.import_module("torch.distributed.nn.functional")
     on_cuda = device != "cpu" and torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(_own_cuda_device())
@@ -60,11 +65,17 @@ def process_group(device: str = "auto") -> Iterator[None]:
         yield
     except BaseException as error:
         if not on_cuda:  # NCCL could wait here for a process that waits itself
-            atexit.register(dist.destroy_process_group)
+            atexit.register(_leave)
         if tells_of_a_lost_peer(error):
             raise _lost() from error
         raise
+    _leave()
+
+
+def _leave() -> None:
+    """End the group and its threads: they live as long as anything holds it, as a trained module does in a cycle."""
     dist.destroy_process_group()
+    gc.collect()
 
 
 def _wait_long() -> None:
