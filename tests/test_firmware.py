@@ -207,6 +207,6 @@ def test_what_cannot_be_deployed_is_a_mistake_that_leaves_no_folder(folder: Path
     }
     for index, (model, reason) in enumerate(cases.items()):
         with pytest.raises(StdetError, match=reason) as caught:
-            api.run(api.load_deployment(model, [f"hydra.run.dir={tmp_path / str(index)}"]), SilentReporter())
+            api.run(api.load_command(model, [f"hydra.run.dir={tmp_path / str(index)}"]), SilentReporter())
         assert caught.value.hint
         assert not list(tmp_path.glob(f"{index}/*firmware*"))

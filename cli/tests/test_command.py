@@ -326,3 +326,30 @@ def test_a_config_whose_files_are_not_there_does_not_pass_the_check(tmp_path: Pa
     assert f"c.yaml:5: dataset.val_annotations_path: there is nothing at {tmp_path / 'a.json'}" in done.stderr
     (tmp_path / "a.json").touch()
     assert stdet("config", "check", str(config), f"model.model_path={config}").returncode == 0
+
+
+def test_versions_are_those_of_all_that_is_installed(plant: Plant) -> None:
+    found = document(stdet("--version", "--json", env=plant("")))
+    assert {"python", "stdet-cli", "stdet-core", "stdet-models-ssd", "torch", "onnxruntime"} <= found.keys()
+    assert found["acme-broken"] == "1.0"
+
+
+def completed(*words: str) -> list[str]:
+    """What a bash offers for the last of `words`."""
+    code = HEAVY.format(arguments=[]).replace('"torch",', '"numpy", "torch",', 1)
+    line = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), "_STDET_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | line
+    )
+    assert done.returncode == 0, done.stderr
+    return [*done.stdout.split(), done.stderr]
+
+
+def test_a_shell_completes_keys_values_models_and_boards_and_from_the_second_time_on_without_numpy() -> None:
+    assert "training.epochs=" in completed("stdet", "train", "c.yaml", "training.e")
+    *values, heavy = completed("stdet", "train", "c.yaml", "dataset.on_bad_data=")
+    assert values == ["dataset.on_bad_data=error", "dataset.on_bad_data=skip"]
+    assert "HEAVY []" in heavy
+    assert "ssd_mobilenetv1_pt" in completed("stdet", "run", "c.yaml", "model.model_name", "=")  # as bash cuts it
+    assert completed("stdet", "export", "a.pth", "training.fp16", "=", "T")[0] == "True"
+    assert completed("stdet", "bench", "a.onnx", "--board", "stm32n6")[0] == "stm32n6570-dk"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from stdet.errors import ConfigError
-from stdet_cli import data, plugins
+from stdet_cli import completion, data, plugins
 from stdet_cli.session import session
 
 DEMO = Path(__file__).with_name("demo.yaml")
@@ -26,14 +27,42 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="print the versions of all that is installed")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --version: as one JSON document")] = False,
+) -> None:
+    """Train, evaluate, quantize and bench object detectors for STM32."""
+    if version:
+        with session(as_json) as ui:
+            from stdet import api
+
+            found = api.versions()
+            ui.text("".join(f"{name} {number}\n" for name, number in found.items()), found)
+        raise typer.Exit
+
+
 config_app = typer.Typer(help="Check, show and explain config files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file")]
+ModelOrConfig = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL | CONFIG", help="ONNX file or checkpoint, told by what it holds; or YAML config file"
+    ),
+]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="values on top of it, such as training.epochs=3")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="values on top of it, such as training.epochs=3",
+        autocompletion=completion.overrides,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout and nothing else there")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show log messages on stderr")]
@@ -54,6 +83,24 @@ def _run(config: Path, overrides: list[str] | None, mode: str | None, as_json: b
         from stdet import api
 
         ui.result(api.run(api.load_config(config, overrides or (), mode), ui.reporter))
+
+
+def _work_on(
+    what: Path,
+    overrides: list[str] | None,
+    options: Mapping[str, object],
+    mode: str,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Do `mode` with a model or config; `options` are config keys, those without a value left out."""
+    with session(as_json, verbose) as ui:
+        from stdet import api
+
+        given = [
+            f"{key}={json.dumps(str(value), ensure_ascii=False)}" for key, value in options.items() if value is not None
+        ]
+        ui.result(api.run(api.load_command(what, [*(overrides or ()), *given], mode), ui.reporter))
 
 
 @app.command()
@@ -124,21 +171,33 @@ def train(
 
 
 @app.command()
-def evaluate(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def evaluate(
+    what: ModelOrConfig,
+    overrides: Overrides = None,
+    images: Annotated[Path | None, typer.Option(help="short for dataset.test_images_path=…")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="short for dataset.test_annotations_path=…")] = None,
+    format_name: Annotated[str | None, typer.Option("--format", help="short for dataset.dataset_name=…")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Score a checkpoint or an ONNX file, float or int8, by COCO's rules."""
-    _run(config, overrides, "evaluation", as_json, verbose)
+    keys = {"test_images_path": images, "test_annotations_path": annotations, "dataset_name": format_name}
+    _work_on(what, overrides, {f"dataset.{key}": value for key, value in keys.items()}, "evaluation", as_json, verbose)
 
 
 @app.command()
-def export(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def export(what: ModelOrConfig, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Write the ONNX file of a checkpoint."""
-    _run(config, overrides, "export", as_json, verbose)
+    _work_on(what, overrides, {}, "export", as_json, verbose)
 
 
 @app.command()
 def quantize(
-    config: ConfigFile,
+    what: ModelOrConfig,
     overrides: Overrides = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder to calibrate on; short for dataset.quantization_path=…")
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="fail when int8 loses more points than this; short for quantization.max_drop=…")
     ] = None,
@@ -146,20 +205,37 @@ def quantize(
     verbose: Verbose = False,
 ) -> None:
     """Write the int8 form of a checkpoint or an ONNX file."""
-    budget = [] if max_drop is None else [f"quantization.max_drop={max_drop}"]
-    _run(config, [*(overrides or ()), *budget], "quantization", as_json, verbose)
+    keys = {"dataset.quantization_path": images, "quantization.max_drop": max_drop}
+    _work_on(what, overrides, keys, "quantization", as_json, verbose)
 
 
 @app.command()
-def predict(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Draw detections on the images of dataset.prediction_path."""
-    _run(config, overrides, "prediction", as_json, verbose)
+def predict(
+    what: ModelOrConfig,
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE] [KEY=VALUE]...",
+            help="what to look at, short for dataset.prediction_path=…, and values on top of the config",
+            autocompletion=completion.overrides,
+        ),
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw detections on the images of a folder."""
+    given = list(source or ())
+    named = bool(given) and ("=" not in given[0] or Path(given[0]).exists())
+    keys = {"dataset.prediction_path": given.pop(0) if named else None}
+    _work_on(what, given, keys, "prediction", as_json, verbose)
 
 
 @app.command()
 def bench(
     what: Annotated[list[str], typer.Argument(metavar="MODEL.onnx... | CONFIG [KEY=VALUE]...")],
-    board: Annotated[str | None, typer.Option(help="what it is for; `stdet list targets`")] = None,
+    board: Annotated[
+        str | None, typer.Option(help="what it is for; `stdet list targets`", autocompletion=completion.boards)
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="how to find out, such as host,estimate")] = None,
     output: Annotated[Path, typer.Option(help="folder for the results, where ONNX files are named")] = Path(
         "bench_results"
@@ -179,7 +255,9 @@ def bench(
 def fit(
     config: ConfigFile,
     overrides: Overrides = None,
-    board: Annotated[str | None, typer.Option(help="short for benchmarking.board=…")] = None,
+    board: Annotated[
+        str | None, typer.Option(help="short for benchmarking.board=…", autocompletion=completion.boards)
+    ] = None,
     latency_ms: Annotated[float | None, typer.Option(min=0, help="the longest that an inference may take")] = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -203,7 +281,7 @@ def deploy(
     with session(as_json, verbose) as ui:
         from stdet import api
 
-        ui.result(api.run(api.load_deployment(what, overrides or ()), ui.reporter))
+        ui.result(api.run(api.load_command(what, overrides or (), "deployment"), ui.reporter))
 
 
 @app.command()

@@ -11,10 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from stdet.artifacts import ModelFile, is_onnx, write_json, write_text
-from stdet.errors import ConfigError, PluginError, Rejected
+from stdet.artifacts import ModelFile, cache_folder, is_model, is_onnx, write_json, write_text
+from stdet.errors import ConfigError, PluginError, Rejected, StdetError
 from stdet.extras import command, has, need
-from stdet.plugins.loader import PluginState, load_plugins
+from stdet.plugins.choice import left_out, owner
+from stdet.plugins.loader import PluginState, installed, load_plugins
+from stdet.runs.environment import installed_versions
 from stdet.runs.folder import log_file, new_folder, tool_folder
 
 if TYPE_CHECKING:
@@ -124,6 +126,11 @@ def new_plugin(name: str, kind: str, output: Path, licence: str, author: str = "
     return write(name, kind, output, licence, author)
 
 
+def versions() -> dict[str, str]:
+    """The version of python, of every distribution that is or extends stdet, and of what computes; nothing is imported."""
+    return installed_versions()
+
+
 def list_components(kind: str) -> list[Listing]:
     """The `models`, `datasets`, `transforms`, `schedulers` or `targets`, by name, with their state.
 
@@ -149,18 +156,23 @@ def load_config(path: Path, overrides: Sequence[str] = (), operation_mode: str |
     return load(path, overrides, _plugins()[0], operation_mode=operation_mode)
 
 
-def load_deployment(what: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a deployment: a file, or for an ONNX model nothing but its path and the overrides.
+def load_command(what: Path, overrides: Sequence[str], operation_mode: str) -> Config:
+    """What a command works on: a config file, or a model file, which says all but the overrides itself.
+
+    Args:
+        what: YAML file, ONNX file or checkpoint, told by what it holds.
+        overrides: `key=value`, applied on top of the file.
+        operation_mode: what the command does.
 
     Raises:
         ConfigError: with every mistake in it.
     """
     from stdet.config import load_text
 
-    if not is_onnx(what):
-        return load_config(what, overrides, "deployment")
-    given = [f"model.model_path={json.dumps(str(what))}", *overrides]
-    return load_text("", "command line", given, _plugins()[0], operation_mode="deployment")
+    if not is_model(what):
+        return load_config(what, overrides, operation_mode)
+    given = [f"model.model_path={json.dumps(str(what), ensure_ascii=False)}", *overrides]
+    return load_text("", "command line", given, _plugins()[0], operation_mode=operation_mode)
 
 
 def check_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -222,6 +234,41 @@ def config_schema(config: Config | None = None) -> dict[str, Any]:
     from stdet.config import to_json_schema
 
     return to_json_schema(_plugins()[0], config)
+
+
+COMPONENT_KEYS = {
+    "model.model_name": "models",
+    "dataset.dataset_name": "datasets",
+    "dataset.augmentation": "transforms",
+    "training.scheduler": "schedulers",
+    "benchmarking.board": "targets",
+}
+"""Config keys whose value is the name of a component, and of which kind."""
+
+
+def config_words() -> dict[str, list[str]]:
+    """Every config key, with its values where they are few, for a shell that completes.
+
+    Making it takes a second, and numpy; so it is kept in stdet's cache folder, for these installed versions.
+    """
+    points = installed([])
+    absent = left_out(points)
+    key = [
+        str(Path(__file__).parent),
+        *sorted(f"{point.name} {owner(point)}" for point in points if point not in absent),
+    ]
+    kept = cache_folder() / "config_words.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found["key"] == key:
+            return dict(found["words"])
+    from stdet.config import words
+
+    made = words(config_schema())
+    made |= {name: [line.name for line in list_components(kind)] for name, kind in COMPONENT_KEYS.items()}
+    with suppress(StdetError):  # a cache that can't be written
+        write_json(kept, {"key": key, "words": made})
+    return made
 
 
 def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = None) -> dict[str, Any]:
@@ -382,6 +429,8 @@ def _bench_files(files: Sequence[Path], chosen: Sequence[str], output: Path, rep
     accuracy = {report.sha256: read_accuracy(model.path) for model, report in benched.reports}
     known = {key: value for key, value in accuracy.items() if value is not None}
     document = {"format": "stdet.bench/1", "reports": benched.to_dict()}
+    if len(files) == 1:  # a config has one model
+        write_text(folder / "config.yaml", config_yaml(config))
     write_json(folder / "bench.json", document)
     write_text(folder / "bench.html", bench_page(reports, known))
     return RunResult(folder, document, list(bench_tables(reports)))

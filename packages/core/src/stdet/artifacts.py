@@ -75,11 +75,7 @@ class ModelFile:
 
 def is_onnx(path: Path) -> bool:
     """Whether a file is an ONNX model: by how it begins, by its name where there is none or its beginning tells nothing."""
-    start = b""
-    with suppress(OSError):
-        if path.is_file():  # a pipe would wait
-            with path.open("rb") as file:
-                start = file.read(4)
+    start = _start(path)
     if start.startswith((*PICKLED, ONNX_START)):
         return start.startswith(ONNX_START)
     return path.suffix.lower() == ".onnx"
@@ -91,6 +87,20 @@ def check_new(target: Path) -> None:
     """
     if target.exists() or target.is_symlink():
         raise ArtifactError(f"{target} exists already", "name another, or remove this one")
+
+
+def is_model(path: Path) -> bool:
+    """Whether a file is a model, ONNX or checkpoint, and no config: told as by `is_onnx`."""
+    return is_onnx(path) or _start(path).startswith(PICKLED) or path.suffix.lower() in (".pth", ".pt")
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; none where there is no file. A pipe isn't read: it would wait."""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(4)
+    return b""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from stdet.config.checked import (
     to_yaml,
     unlike_published,
 )
-from stdet.config.json_schema import to_json_schema
+from stdet.config.json_schema import to_json_schema, words
 from stdet.config.load import load, load_text
 from stdet.config.problems import ConfigProblems, Problem
 from stdet.config.rules import Catalogue
@@ -30,4 +30,5 @@ __all__ = [
     "to_json_schema",
     "to_yaml",
     "unlike_published",
+    "words",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -61,6 +62,28 @@ def to_json_schema(catalogue: Catalogue, config: Config | None = None) -> dict[s
         "$defs": {name: value for name, value in definitions.items() if name not in merged},
     }
     return document | ({"x-not-loaded": broken} if broken else {})
+
+
+def words(schema: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Every dotted key of `to_json_schema` that holds a value, with the values that it may have where they are few."""
+    found: dict[str, list[str]] = {}
+
+    def visit(node: Mapping[str, Any], prefix: str) -> list[str]:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        values = [str(value) for value in node.get("enum", [node["const"]] if "const" in node else [])]
+        values += ["True", "False"] if node.get("type") == "boolean" else []
+        for choice in (*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())):
+            values += visit(choice, prefix)
+        for key, below in node.get("properties", {}).items():
+            name = f"{prefix}.{key}" if prefix else key
+            allowed = visit(below, name)
+            if not any(other.startswith(f"{name}.") for other in found) and below.get("type") != "object":
+                found[name] = allowed
+        return values
+
+    visit(schema, "")
+    return found
 
 
 _Part = tuple[str, str, type[Options]]

@@ -51,7 +51,11 @@ def load(
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is no text, so it is no config; nor is it a model", "name a YAML, ONNX or .pth file"
+        ) from error
+    except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error}", "check the path") from error
     return load_text(text, str(path), overrides, catalogue, operation_mode=operation_mode, data_only=data_only, now=now)
 
