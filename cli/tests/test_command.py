@@ -89,9 +89,21 @@ def test_commands_that_only_look_import_nothing_heavy(arguments: list[str], conf
     assert "HEAVY []" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["list", "models"], ["list", "targets"], ["plugins"]], ids=" ".join)
-def test_a_list_needs_no_numpy(arguments: list[str]) -> None:
-    code = HEAVY.format(arguments=arguments).replace('"torch",', '"numpy",', 1)
+@pytest.mark.parametrize(
+    ("arguments", "without"),
+    [
+        (["list", "models"], '"numpy", "pydantic", "yaml", "rich",'),
+        (["list", "targets"], '"numpy", "pydantic", "yaml", "rich",'),
+        (["plugins"], '"numpy", "pydantic", "yaml", "rich",'),
+        (["config", "check", "CONFIG"], '"numpy", "rich",'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_list_needs_no_numpy_and_no_pydantic_and_a_check_no_numpy(
+    arguments: list[str], without: str, config: Path
+) -> None:
+    arguments = [str(config) if a == "CONFIG" else a for a in arguments]
+    code = HEAVY.format(arguments=arguments).replace('"torch",', without, 1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "HEAVY []" in done.stderr, done.stderr
 

@@ -106,6 +106,11 @@ def test_each_key_for_a_model_on_a_board_is_said_to_do_nothing(
     assert said.startswith(f"{name}.{key}: for a model on a board; nothing follows")
 
 
+def test_a_key_that_core_obeys_is_not_said_to_do_nothing() -> None:
+    scored = TargetSections(evaluation=Evaluation(scorer="pycocotools"))
+    assert not list(STM32.idle(TargetRequest(MODES["evaluation"], scored)))
+
+
 @pytest.mark.parametrize(
     "given",
     [{"version": "3.0"}, {"optimization": "time"}, {"on_cloud": False}, {"profile": "default"}, {"validate_on": "board"},

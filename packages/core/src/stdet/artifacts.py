@@ -6,9 +6,9 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
-import socket
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -156,7 +156,7 @@ LEFTOVER = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[a-z0-9_]{8}\.p
 
 
 def _host() -> str:
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _writer() -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from stdet.interfaces.advice import Proposal, Situation
 from stdet.interfaces.dataset import ReaderFacts
 from stdet.interfaces.family import Options
 from stdet.interfaces.transform import RecipeOptions, Sizes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

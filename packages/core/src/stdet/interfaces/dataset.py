@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stdet.interfaces.family import Options
 from stdet.structures import Annotation, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def _finds_nothing(folder: Path) -> Mapping[str, Any]:

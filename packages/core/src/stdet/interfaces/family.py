@@ -20,7 +20,7 @@ class Options(BaseModel):
     `stdet config schema` prints.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False, defer_build=True)
 
 
 def _inside(value: str) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from stdet.interfaces.advice import Proposal, Situation
 from stdet.interfaces.family import Options
 from stdet.structures import Preprocess, Sample
 
-Sizes = Callable[[np.random.Generator], tuple[int, int]]
+if TYPE_CHECKING:
+    import numpy as np
+
+Sizes = Callable[["np.random.Generator"], tuple[int, int]]
 """Draws (height, width) of a batch, pixels."""
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from stdet.errors import QuantizationError
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.section import GeneralQuantization
@@ -102,6 +100,10 @@ def _overrides(key: str, entries: Iterable[Any] | None) -> tuple[Override, ...]:
     return overrides
 
 
+def _listed(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 def _override(key: str, entry: Any) -> Override:
     """Reads `[name, {quant_type, scale, zero_point, axis}]`."""
     where = f"quantization.onnx_extra_options.{key}"
@@ -118,8 +120,8 @@ def _override(key: str, entry: Any) -> Override:
         raise QuantizationError(f"{where}: `{name}` changes nothing", f"give one of {', '.join(sorted(allowed))}")
     quant_type = settings.get("quant_type")
     try:
-        scale = None if "scale" not in settings else tuple(float(v) for v in np.atleast_1d(settings["scale"]))
-        zero_point = None if scale is None else tuple(int(v) for v in np.atleast_1d(settings["zero_point"]))
+        scale = None if "scale" not in settings else tuple(float(v) for v in _listed(settings["scale"]))
+        zero_point = None if scale is None else tuple(int(v) for v in _listed(settings["zero_point"]))
         axis = None if settings.get("axis") is None else int(settings["axis"])
     except (TypeError, ValueError) as error:
         raise QuantizationError(
