@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,24 @@ def test_a_place_that_cannot_be_is_told_before_the_work(run: Run, monkeypatch: p
         with pytest.raises(StdetError, match=r"C code needs (gcc|emx)") as caught:
             run(*overrides, mode=mode)
         assert "install" in caught.value.hint
+
+
+def test_sts_tool_runs_the_network_as_the_section_that_asks_says(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def network(model: Path, place: str, tool: Any, section: Any, name: str, folder: Path) -> Any:
+        asked.append((place, name, section.input_type, folder.name))
+        return lambda images: {"output": np.zeros((len(images), 6, 16), np.float32)}
+
+    monkeypatch.setattr("stdet_deploy_stm32.st_tools.ai_runner.RunnerNetwork", network)
+    monkeypatch.setenv("STEDGEAI_CORE_DIR", sys.executable)
+    keys = ["evaluation.input_type=int8", "prediction.input_type=float32"]
+    keys += ["evaluation.target=stedgeai_host", "prediction.target=stedgeai_n6"]
+    stages, _ = run(*keys, mode="evaluation")
+    assert stages["evaluate_float"]["detections"] == 0
+    run(*keys, mode="prediction")
+    assert asked == [("stedgeai_host", "evaluation", "int8", "stedgeai_host"),
+                     ("stedgeai_n6", "prediction", "float32", "stedgeai_n6")]  # fmt: skip
+    monkeypatch.setenv("STEDGEAI_CORE_DIR", str(Path(sys.executable) / "none"))
+    with pytest.raises(StdetError, match="there is no stedgeai"):
+        run(*keys, mode="evaluation")

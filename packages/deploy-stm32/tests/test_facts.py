@@ -122,6 +122,23 @@ def test_each_key_for_an_external_tool_is_said_to_do_nothing(given: dict[str, An
     assert said == "tools.stedgeai: nothing in this run drives ST's tools"
 
 
+def test_where_sts_tool_runs_the_model_its_keys_do_something() -> None:
+    keys = {"profile": "profile_O3", "input_type": "uint8", "output_chpos": "chfirst"}
+
+    def idle(mode: str, **sections: Any) -> list[str]:
+        tools = Tools.model_validate({"stedgeai": {"version": "3.0"}})
+        return [
+            said.split(":")[0]
+            for said in STM32.idle(TargetRequest(MODES[mode], TargetSections(tools=tools, **sections)))
+        ]
+
+    assert not idle("evaluation", evaluation=Evaluation(target="stedgeai_n6", **keys))
+    assert idle("evaluation", evaluation=Evaluation(target="stedgeai_host", **keys)) == ["evaluation.profile"]
+    assert not idle("prediction", prediction=Prediction(target="stedgeai_n6", **keys))
+    assert idle("training", evaluation=Evaluation(target="stedgeai_n6")) == ["tools.stedgeai"]
+    assert "stedgeai_n6" in STM32.runs_on
+
+
 def test_a_tool_that_the_config_names_is_driven_by_a_bench() -> None:
     named = TargetSections(tools=Tools.model_validate({"stedgeai": {"path_to_stedgeai": "C:/ST/stedgeai"}}))
     assert STM32.asked_backends(named) == ("stedgeai",)

@@ -122,11 +122,12 @@ def _check_place_of_tool(sections: TargetSections) -> Iterator[Mistake]:
 
 
 def _idle(request: TargetRequest) -> Iterator[str]:
-    sections = request.sections
+    sections, driven = request.sections, _driven(request)
     for name in ("evaluation", "prediction"):
         section = getattr(sections, name)
         own = type(section).model_fields.keys() - target.NEUTRAL[name].model_fields.keys()
-        given = [key for key in type(section).model_fields if key in own and getattr(section, key) is not None]
+        idle = {"stedgeai_n6": frozenset[str](), "stedgeai_host": frozenset({"profile"})}.get(section.target, own)
+        given = [key for key in type(section).model_fields if key in idle and getattr(section, key) is not None]
         if given:
             yield f"{name}.{', '.join(given)}: for a model on a board; nothing follows with target {section.target}"
     if request.mode.deploys:
@@ -136,13 +137,21 @@ def _idle(request: TargetRequest) -> Iterator[str]:
     tool = _stedgeai(sections)
     if tool is None:
         return
-    driven = {*(sections.benchmarking.backends or asked_backends(sections))} if request.mode.benches else set()
-    if not driven & {"stedgeai", "cloud"}:
+    if not driven:
         yield "tools.stedgeai: nothing in this run drives ST's tools"
     elif "stedgeai" not in driven:
         given = [key for key in LOCAL if getattr(tool, key) is not None]
         if given:
             yield f"tools.stedgeai.{', '.join(given)}: for the local tool; the cloud has its own"
+
+
+def _driven(request: TargetRequest) -> set[str]:
+    """Which of ST's tools a run drives: `stedgeai`, `cloud`."""
+    sections, mode = request.sections, request.mode
+    found = {*(sections.benchmarking.backends or asked_backends(sections))} if mode.benches else set()
+    found |= {sections.evaluation.target.partition("_")[0]} if mode.evaluates else set()
+    found |= {sections.prediction.target.partition("_")[0]} if mode.predicts else set()
+    return found & {"stedgeai", "cloud"}
 
 
 def _idle_for_firmware(sections: TargetSections) -> Iterator[str]:
@@ -172,7 +181,7 @@ STM32 = TargetFacts(
     },
     backends=("host", "estimate", "emulator", "stedgeai", "cloud"),
     default_backends=("host", "estimate"),
-    runs_on=("host", "reference", "c_host"),
+    runs_on=("host", "reference", "c_host", "stedgeai_host", "stedgeai_n6"),
     needs=_needs,
     check=_check,
     idle=_idle,

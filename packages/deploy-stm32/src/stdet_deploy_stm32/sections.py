@@ -18,23 +18,26 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
-class _OnBoard(Options):
-    """Keys of the reference for a model that runs on a board; on the host nothing follows from them."""
+class OnBoard(Options):
+    """How a network's borders are where ST's tool runs it; elsewhere nothing follows from these keys."""
 
-    profile: str | None = Field(None, description="of the Neural-ART compiler; nothing follows on the host")
-    input_type: InputType | None = Field(None, description="of the network on the board; nothing follows on the host")
-    output_type: InputType | None = Field(None, description="of the network on the board; nothing follows on the host")
-    input_chpos: ChannelPosition | None = Field(None, description="layout on the board; nothing follows on the host")
-    output_chpos: ChannelPosition | None = Field(None, description="layout on the board; nothing follows on the host")
-    quantization_input_type: InputType | None = Field(None, description="on the board; nothing follows on the host")
-    quantization_output_type: InputType | None = Field(None, description="on the board; nothing follows on the host")
+    profile: str | None = Field(
+        None,
+        description="on stedgeai_n6: of the Neural-ART compiler, as in tools.stedgeai; auto_valid: loaded already",
+    )
+    input_type: InputType | None = Field(None, description="of the network on stedgeai_*; default: uint8")
+    output_type: InputType | None = Field(None, description="of the network on stedgeai_*; default: int8")
+    input_chpos: ChannelPosition | None = Field(None, description="layout on stedgeai_*; default: chlast")
+    output_chpos: ChannelPosition | None = Field(None, description="layout on stedgeai_*; default: chlast")
+    quantization_input_type: InputType | None = Field(None, description="another spelling of input_type")
+    quantization_output_type: InputType | None = Field(None, description="another spelling of output_type")
 
 
-class Evaluation(target.Evaluation, _OnBoard):
+class Evaluation(target.Evaluation, OnBoard):
     pass
 
 
-class Prediction(target.Prediction, _OnBoard):
+class Prediction(target.Prediction, OnBoard):
     pass
 
 

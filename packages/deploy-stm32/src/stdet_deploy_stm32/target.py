@@ -34,9 +34,10 @@ from stdet_deploy_stm32.mpool import with_pools
 from stdet_deploy_stm32.onnx_graph.session import running
 from stdet_deploy_stm32.quantize.modes import Job, run_mode
 from stdet_deploy_stm32.quantize.section import GeneralQuantization
-from stdet_deploy_stm32.sections import Stedgeai
+from stdet_deploy_stm32.sections import OnBoard, Stedgeai
+from stdet_deploy_stm32.st_tools import ai_runner
+from stdet_deploy_stm32.st_tools.cloud_token import find_token
 from stdet_deploy_stm32.st_tools.stedgeai import find
-from stdet_deploy_stm32.st_tools.token import find_token
 
 
 class Stm32Target(DeployTarget):
@@ -88,16 +89,25 @@ class Stm32Target(DeployTarget):
         section, _, _ = self._tools()
         if "stedgeai" in backends:
             check_place(section or Stedgeai(), self.board)
+        if "stedgeai" in backends or not set(places).isdisjoint(ai_runner.PLACES):
             find(section)
+        if ai_runner.N6 in places and not self.board.npu and self.board.ram_kib is not None:
+            raise StdetError(f"{ai_runner.N6} is an STM32N6, and {self.board.title} is none", "leave the board out")
         if "cloud" in backends:
             find_token()
 
-    def network(self, model: Path, place: str, folder: Path) -> PlacedNetwork:
-        """`reference` is the integer reference, `c_host` the network's C code on this computer."""
-        if place not in PLACES:
-            raise StdetError(f"target {self.name} runs no model at `{place}`", f"available: host, {', '.join(PLACES)}")
+    def network(self, model: Path, place: str, folder: Path, section: str = "evaluation") -> PlacedNetwork:
+        """`reference` is the integer reference, `c_host` the network's C code on this computer; `stedgeai_host` and
+        `stedgeai_n6` are ST's C code here and on a board."""
+        known = (*PLACES, *ai_runner.PLACES)
+        if place not in known:
+            raise StdetError(f"target {self.name} runs no model at `{place}`", f"available: host, {', '.join(known)}")
         with running(model):
-            return PLACES[place](model, folder)
+            if place in PLACES:
+                return PLACES[place](model, folder)
+            keys = getattr(self.sections, section)
+            keys = keys if isinstance(keys, OnBoard) else OnBoard()
+            return ai_runner.RunnerNetwork(model, place, self._tools()[0], keys, section, folder)
 
     def deploy(self, deployment: Deployment, folder: Path) -> DeployReport:
         """See `firmware.folder`; the C code is the same for all boards."""

@@ -25,9 +25,9 @@ from stdet_deploy_stm32.bench.cloud import bench_cloud
 from stdet_deploy_stm32.boards import boards
 from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.cloud import STATES, Cloud
+from stdet_deploy_stm32.st_tools.cloud_token import Token, find_token
 from stdet_deploy_stm32.st_tools.failures import ToolFailure
-from stdet_deploy_stm32.st_tools.http import Service
-from stdet_deploy_stm32.st_tools.token import Token, find_token
+from stdet_deploy_stm32.st_tools.web_service import Service
 
 SECRET = "s3cret-t0ken"
 VERSIONS, BOARDS = "/assets/versions.json", "/api/benchmark/boards"

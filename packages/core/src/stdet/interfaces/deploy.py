@@ -280,12 +280,13 @@ class DeployTarget(ABC):
             StdetError: a tool is missing; the hint says what to install.
         """
 
-    def network(self, model: Path, place: str, folder: Path) -> PlacedNetwork:
+    def network(self, model: Path, place: str, folder: Path, section: str = "evaluation") -> PlacedNetwork:
         """The network of an ONNX file, ready to run at `place`. Default: this target has no other place than the host.
 
         Args:
             place: one of the facts' `runs_on`, but `host`.
             folder: for all that has to be made for it, logs included; exists, and outlives the network.
+            section: of the config that asks, `evaluation` or `prediction`: it may say more.
 
         Raises:
             StdetError: there is no such place, its tool is missing, or the model can't run there.

@@ -144,7 +144,8 @@ def _placed(run: Run, source: ModelFile, host: OnnxPredictor, place: str) -> Pla
     folder = run.folder / place / (f"process_{rank()}" if rank() else "")  # each process makes its own
     folder.mkdir(parents=True, exist_ok=True)
     run.reporter.note(f"{source.path.name} runs at {place}")
-    return PlacedPredictor(host, run.builder.target().network(source.path, place, folder))
+    section = "prediction" if run.builder.config.mode.predicts else "evaluation"
+    return PlacedPredictor(host, run.builder.target().network(source.path, place, folder, section))
 
 
 def onnx_spec(run: Run, path: Path) -> DetectorSpec:

@@ -15,12 +15,12 @@ from stdet_deploy_stm32.boards import Board
 from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.c_info import parse_c_info
 from stdet_deploy_stm32.st_tools.cloud import STATES, Cloud, address
+from stdet_deploy_stm32.st_tools.cloud_token import find_token
 from stdet_deploy_stm32.st_tools.compiling import Compiled
 from stdet_deploy_stm32.st_tools.failures import ToolFailure
-from stdet_deploy_stm32.st_tools.http import Service
 from stdet_deploy_stm32.st_tools.report_text import parse_report
 from stdet_deploy_stm32.st_tools.stedgeai import series
-from stdet_deploy_stm32.st_tools.token import find_token
+from stdet_deploy_stm32.st_tools.web_service import Service
 
 log = logging.getLogger(__name__)
 

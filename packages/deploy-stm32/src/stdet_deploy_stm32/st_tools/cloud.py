@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from stdet.artifacts import sha256_file
 from stdet_deploy_stm32.boards import Board
+from stdet_deploy_stm32.st_tools.cloud_token import Token
 from stdet_deploy_stm32.st_tools.failures import ToolFailure, failure_of
-from stdet_deploy_stm32.st_tools.http import Service
 from stdet_deploy_stm32.st_tools.stedgeai import is_version
-from stdet_deploy_stm32.st_tools.token import Token
+from stdet_deploy_stm32.st_tools.web_service import Service
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
