@@ -29,15 +29,16 @@ from quantization import RECIPES, stdet
 from stdet import api
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
+from stdet.data.loader import EvalLoader
 from stdet.data.preprocess import normalize, prepare
-from stdet.evaluation.drop import DropReport
+from stdet.evaluation.chance import Interval, difference
+from stdet.evaluation.coco import Score, chooser, detections, score
+from stdet.evaluation.predictors import OnnxPredictor
 from stdet.export.metadata import read_spec
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.dataset import DetectionDataset
 from stdet.interfaces.detector import Targets
-from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
-from stdet.quantizing.judge import compare_forms, evaluation_set
 from stdet.structures import Preprocess
 
 
@@ -133,15 +134,24 @@ def train(
     export_onnx(detector.eval(), onnx)
 
 
-def judged(config: Path, onnx: Path, int8: Path) -> DropReport:
-    """Both forms on the same test images."""
+def judged(config: Path, onnx: Path, int8: Path) -> tuple[dict[str, Score], dict[str, Interval], int]:
+    """The scores of both forms on the same test images, how far chance moves float minus int8, and how many images."""
     catalogue, _ = load_plugins()
     builder = Builder(api.load_config(config, [f"model.model_path={onnx}", *JUDGED]), catalogue)
     spec = read_spec(onnx)
     assert spec is not None
-    dataset = evaluation_set(builder, spec)
-    assert dataset is not None
-    return compare_forms(builder, spec, ModelFile(onnx, "float"), ModelFile(int8, "int8"), dataset, SilentReporter())
+    dataset, decoder = builder.dataset("test", spec.class_names, spec=spec), builder.decoder(spec)
+    forms = {
+        "float": OnnxPredictor(ModelFile(onnx, "float"), decoder),
+        "int8": OnnxPredictor(ModelFile(int8, "int8"), decoder),
+    }
+    found = detections(
+        lambda images: {form: predict(images) for form, predict in forms.items()},
+        EvalLoader(dataset, spec.preprocess, 32, 0),
+        chooser(builder.thresholds()),
+    )
+    scores = {form: score(dataset, found[form]) for form in forms}
+    return scores, difference(scores["float"].matches, scores["int8"].matches, len(dataset)), len(dataset)
 
 
 def row_of(model: str, recipe: str, folder: Path, epochs: int | None) -> dict[str, object]:
@@ -155,19 +165,20 @@ def row_of(model: str, recipe: str, folder: Path, epochs: int | None) -> dict[st
         given = [f"model.model_path={onnx}", *RECIPES[recipe], f"hydra.run.dir={run}"]
         seconds, cpu_s, _ = stdet("quantize", str(config), *given)
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]["quantize"]
-        found = judged(config, onnx, Path(record["path"]))
+        scores, chance, images = judged(config, onnx, Path(record["path"]))
+    floating, int8 = (scores[form].metrics for form in ("float", "int8"))
     return {
         "model": model,
         "recipe": recipe,
-        "images": found.images,
-        "AP50_float": found.floating["AP50"],
-        "AP50_int8": found.quantized["AP50"],
-        "drop_points": found.points["AP50"],
-        "chance_points": dataclasses.asdict(found.chance["AP50"]),
-        "AP_float": found.floating["AP"],
-        "AP_int8": found.quantized["AP"],
-        "AP_drop_points": found.points["AP"],
-        "AP_chance_points": dataclasses.asdict(found.chance["AP"]),
+        "images": images,
+        "AP50_float": floating["AP50"],
+        "AP50_int8": int8["AP50"],
+        "drop_points": 100 * (floating["AP50"] - int8["AP50"]),
+        "chance_points": dataclasses.asdict(chance["AP50"]),
+        "AP_float": floating["AP"],
+        "AP_int8": int8["AP"],
+        "AP_drop_points": 100 * (floating["AP"] - int8["AP"]),
+        "AP_chance_points": dataclasses.asdict(chance["AP"]),
         "quantize_s": round(seconds, 1),
         "quantize_cpu_s": round(cpu_s, 1),
     }
