@@ -313,6 +313,19 @@ def test_a_wrong_option_is_a_users_mistake_told_like_any_other(arguments: list[s
     assert document(done)["error"]["message"]
 
 
+@pytest.mark.parametrize("group", ["", "config", "data", "plugins"])
+def test_no_line_of_a_group_s_help_is_cut_off(group: str) -> None:
+    commands = stdet(*group.split(), "--help", env={"COLUMNS": "80"}).stdout.partition("Commands:")[2]
+    assert commands
+    assert "..." not in commands
+
+
+def test_the_bare_command_shows_its_help() -> None:
+    done = stdet()
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: ")
+
+
 @pytest.mark.parametrize("arguments", ["config schema", "list schedulers"])  # more and less than a buffer
 def test_a_reader_that_has_seen_enough_is_no_bug(arguments: str) -> None:
     command = f"{sys.executable} -m stdet_cli.main {arguments} | true; echo ${{PIPESTATUS[0]}}"

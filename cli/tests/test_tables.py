@@ -12,6 +12,7 @@ from stdet import api
 from stdet.datatools.tables import findings_table, statistics_tables
 from stdet.interfaces.deploy import BenchReport
 from stdet.reports.bench_table import bench_tables
+from stdet_cli.reporters import TerminalReporter
 from stdet_cli.tables import drawn
 
 MODEL = "ssdlite_mobilenetv3large_pt_coco_person_qdq_int8.onnx"
@@ -83,3 +84,19 @@ def test_no_width_loses_anything(width: int) -> None:
 
 def test_a_table_without_rows_shows_its_columns() -> None:
     assert "name" in shown("t", ["name", "first"], [])
+
+
+def test_a_narrow_progress_line_keeps_its_label_and_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stderr", out)
+    reporter = TerminalReporter()
+    losses = {"lr": 0.0005, "total": 12.5, "iou_loss": 4.4, "conf_loss": 5.46, "cls_loss": 1.5, "l1_loss": 1.2}
+    reporter.progress("epoch 12/300", 1200, 12000, losses)
+    reporter.progress("evaluate (validation)", 5, 50)
+    reporter.stage("")
+    text = out.getvalue()
+    assert "…" not in text
+    for said in ("epoch 12/300", "1200/12000", "lr 0.0005", "evaluate (validation)", "5/50"):
+        assert said in text.replace(" 1200", "1200").replace("  ", " ")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stdet.api import DataPaths
 
 app = typer.Typer(
-    help="Check, describe, cut down, split, convert, show and make data sets.",
+    help="Check, describe, split, convert, show and make data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -61,7 +61,7 @@ def check(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Look for what is wrong with a data set; ends with 2 when a finding is an error, else with 0."""
+    """Look for what is wrong with a data set. Ends with 2 when a finding is an error, else with 0."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -81,7 +81,7 @@ def stats(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Count images and boxes, by class, size, shape and image, in a table and a picture."""
+    """Count images and boxes, in a table and a picture. By class, size, shape and image."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -98,7 +98,7 @@ def preview(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw augmented training samples with their boxes, exactly as the trainer gets them."""
+    """Draw training samples with their boxes as the trainer gets them. So after augmentation."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -190,7 +190,7 @@ def split_(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Divide a data set into train, val and test, classes alike, look-alikes together; the images stay where they are."""
+    """Divide a data set into train, val and test. Classes alike, look-alikes together; the images stay where they are."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -207,7 +207,7 @@ def synth(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the generated set (dataset.num_images, image_size, max_objects, class_names) as files."""
+    """Write the generated set as files. Keys: dataset.num_images, image_size, max_objects, class_names."""
     with session(as_json, verbose) as ui:
         from stdet import api
 

@@ -120,7 +120,7 @@ def init(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a first config for a folder of photographs with annotations: model, size, training, each with its reason."""
+    """Write a first config for a folder of annotated photographs. Model, size and training, each with its reason."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -180,7 +180,7 @@ def evaluate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score a checkpoint or an ONNX file, float or int8, by COCO's rules."""
+    """Score a checkpoint or an ONNX file by COCO's rules. The ONNX may be float or int8."""
     keys = {"test_images_path": images, "test_annotations_path": annotations, "dataset_name": format_name}
     _work_on(what, overrides, {f"dataset.{key}": value for key, value in keys.items()}, "evaluation", as_json, verbose)
 
@@ -243,7 +243,7 @@ def bench(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what a model costs on a board: latency, memory, and where each layer runs."""
+    """Say what a model costs on a board, in time and memory. Also where each layer runs."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -262,7 +262,7 @@ def fit(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say before any training whether the model will fit a board, and which smaller one does; exit code 2 when not."""
+    """Say before any training whether a model will fit a board. And which smaller one does; exit code 2 when not."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -277,7 +277,7 @@ def deploy(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the folder that a firmware engineer takes: int8 model, C code, headers, README, test vector."""
+    """Write the folder that a firmware engineer takes. It holds int8 model, C code, headers, README, test vector."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -290,7 +290,7 @@ def demo(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train on generated images, quantize, evaluate and bench: the whole chain in minutes, without any data."""
+    """Do the whole chain in minutes, on generated images. Train, quantize, evaluate, bench."""
     with session(as_json, verbose) as ui:
         from stdet import api
 
@@ -303,11 +303,11 @@ def list_components(
     kind: Annotated[Literal["models", "datasets", "transforms", "schedulers", "targets"], typer.Argument()],
     as_json: Json = False,
 ) -> None:
-    """List the components of a kind: models, datasets, transforms, schedulers or targets."""
+    """List models, datasets, transforms, schedulers or targets."""
     with session(as_json) as ui:
         from stdet import api
 
-        ui.records(api.list_components(kind), ["name", "summary", "distribution", "version", "state", "reason"])
+        ui.records(api.list_components(kind), ["name", "summary", "distribution", "state", "reason"])
 
 
 @config_app.command("check")
@@ -352,7 +352,7 @@ def config_schema(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="only the keys that fit this file")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print the JSON Schema of all keys, those of the installed components included."""
+    """Print the JSON Schema of all keys. Those of the installed components are included."""
     with session(as_json=True) as ui:
         from stdet import api
 
@@ -370,7 +370,11 @@ def main() -> None:
     try:
         sys.exit(app(arguments, standalone_mode=False))
     except USAGE_ERROR as error:
-        with session("--json" in sys.argv):
+        as_json = "--json" in sys.argv
+        if not as_json and error.format_message().startswith("Usage:"):  # a group without a command shows its help
+            sys.stderr.write(f"{error.format_message()}\n")
+            sys.exit(2)
+        with session(as_json):
             raise ConfigError(error.format_message(), f"{error.ctx.command_path} --help") from error
 
 

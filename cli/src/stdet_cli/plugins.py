@@ -25,7 +25,7 @@ class _NameMeansShow(TyperGroup):
 
 app = typer.Typer(
     cls=_NameMeansShow,
-    help="List, look at, check and begin plugins; `stdet plugins NAME` shows what one registers.",
+    help="List, look at, check and begin plugins. `stdet plugins NAME` shows what one registers.",
     rich_markup_mode=None,
     invoke_without_command=True,
 )
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 @app.callback()
 def list_plugins(context: typer.Context, as_json: Json = False) -> None:
-    """List the plugins found, how long each took to import, and why one isn't loaded. STDET_PLUGINS=a,b narrows them;
+    """List the plugins found. How long each took to import, and why one isn't loaded. STDET_PLUGINS=a,b narrows them;
     `stdet plugins NAME` shows what one registers."""
     if context.invoked_subcommand is not None:
         return
@@ -62,7 +62,7 @@ def check(
     everything: Annotated[bool, typer.Option("--all", help="show what is all right, too")] = False,
     as_json: Json = False,
 ) -> None:
-    """Import all that plugins name and say what is wrong, each in a process of its own; exit code 2 when something is."""
+    """Import all that plugins name and say what is wrong. Each in a process of its own; exit code 2 when something is."""
     with session(as_json) as ui:
         from stdet import api
 
@@ -102,7 +102,7 @@ def new(
     author: Annotated[str, typer.Option(help="who holds the rights; default: `The authors of NAME`")] = "",
     as_json: Json = False,
 ) -> None:
-    """Write a package with one working component, its contract test, README and licence."""
+    """Write a package with one working component. Its contract test, README and licence are there, too."""
     with session(as_json) as ui:
         from stdet import api
 

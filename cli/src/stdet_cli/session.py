@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from stdet.interfaces.reporter import Reporter
 
 
+USUAL = {"", "available"}
+"""What a column of a list needn't say."""
+
+
 class Session:
     """Renders results: tables for people, or one JSON document for programs."""
 
@@ -98,12 +102,12 @@ class Session:
             sys.exit(2)
 
     def records(self, items: Sequence[Any], columns: list[str]) -> None:
-        """Dataclass instances as rows; a column that no row fills is left out."""
+        """Dataclass instances as rows; a column that no row fills, or all with what is usual, is left out."""
         if self._as_json:
             self.document([dataclasses.asdict(item) for item in items])
             return
         rows = [[str(getattr(item, column, "")) for column in columns] for item in items]
-        used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+        used = [i for i in range(len(columns)) if not {row[i] for row in rows} <= USUAL]
         self.table("", [columns[i] for i in used], [[row[i] for i in used] for row in rows])
 
     def findings(self, items: Sequence[Any], columns: list[str], everything: bool) -> None:

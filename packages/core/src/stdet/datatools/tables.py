@@ -46,14 +46,14 @@ def statistics_tables(splits: dict[str, Any]) -> list[Table]:
     classes = [
         [
             name,
-            *(str(s["classes"][name]["objects"]) for s in splits.values()),
-            *(str(s["classes"][name]["images"]) for s in splits.values()),
+            " / ".join(str(s["classes"][name]["objects"]) for s in splits.values()),
+            " / ".join(str(s["classes"][name]["images"]) for s in splits.values()),
             spread(first[name]["side"]),
             spread(first[name]["aspect_ratio"], "{:.2f}"),
         ]
         for name in first
     ]
-    heads = [f"{split}: {what}" for what in ("objects", "images") for split in splits]
+    heads = [f"{what} in {' / '.join(splits)}" for what in ("objects", "images")]
     return [
         Table("splits (5th / 50th / 95th percentile)", columns, whole),
         Table(
