@@ -12,6 +12,7 @@ import pytest
 
 from stdet.errors import ConfigError
 from stdet.interfaces.deploy import BenchReport
+from stdet.reports.bench_page import bench_page
 from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai
 from stdet_deploy_stm32.boards import boards
 from stdet_deploy_stm32.sections import Stedgeai
@@ -83,9 +84,12 @@ def test_validate_on_a_board_measures(stand_in: Install, bench: Bench) -> None:
 
 
 def test_validate_on_this_computer_measures_nothing(stand_in: Install, bench: Bench) -> None:
-    tool = stand_in(npu=False)
+    metrics = {"ts_name": "c", "desc": "C code #1", "acc": 100, "rmse": 0.004, "mae": None, "l2r": 0.001}
+    tool = stand_in(npu=False, validation={"val_metrics": [metrics], "val_error": 0.001, "val_error_desc": "L2r"})
     report = bench(tool, H7, validate_on="host")
     assert (report.latency_ms, report.latency_kind) == (None, "none")
+    assert "C code #1: acc 100, rmse 0.004, l2r 0.001" in report.notes
+    assert report.details["comparisons"]["C code #1"]["rmse"] == 0.004
     assert tool.calls("validate")[0]["argv"][-2:] == ["--mode", "host"]
     with pytest.raises(ConfigError, match="nothing emulates the NPU"):
         bench(tool, N6, validate_on="host")
@@ -119,6 +123,8 @@ def test_an_n6_is_loaded_by_sts_script_before_it_runs(stand_in: Install, bench: 
     )
     report = bench(tool, validate_on="board", profile="default")
     assert (report.latency_ms, report.latency_kind) == (12.345, "measured")
+    assert {(layer["latency_ms"], layer["cycles"] > 0) for layer in report.details["layers"]} == {(None, True)}
+    assert "measured" in bench_page([report])  # and no time of a layer beside it, which would be the compiler's
     loaded = json.loads((folder / "loaded.json").read_text())
     assert loaded["project_build_conf"] == "N6-DK"
     assert loaded["network.c"].endswith("/out/network.c")
@@ -187,9 +193,11 @@ def test_logs_and_reports_stay_whether_it_works_or_not(stand_in: Install, bench:
         "analyze.log", "network_analyze_report.txt", "network_c_info.json", "version.log"
     ]  # fmt: skip
     tool.fault("analyze", output="E103(X): no more\n", returncode=1)
-    with pytest.raises(ToolFailure, match=f"its log is {kept / 'analyze.log'}"):
+    with pytest.raises(ToolFailure, match=f"its log is {kept}_1/analyze.log"):
         bench(tool)
-    assert "no more" in (kept / "analyze.log").read_text()
+    assert (
+        "no more" in (kept.with_name("float_1") / "analyze.log").read_text()
+    )  # another file of the same name may be benched
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def _report(report: BenchReport) -> str:
     latency = f"latency {escape(latency_text(report))} ms {KINDS[report.latency_kind]}"
     told = f"{escape(report.device)}: {verdict(report)}, {latency}"
     parts = [f"<h2>{escape(report.model)} ({escape(report.backend)})</h2><p>{told}</p>", _memory(report, layers)]
-    if report.latency_ms is not None:
-        parts.append(_time(layers))
+    if any(layer["latency_ms"] is not None for layer in layers):
+        parts.append(_time([layer for layer in layers if layer["latency_ms"] is not None]))
     return "".join([*parts, _processors(report), _layers(layers)])
 
 
@@ -122,11 +122,11 @@ def _key(color: str, text: str) -> str:
 
 def _time(layers: Sequence[Mapping[str, Any]]) -> str:
     """The slowest layers."""
-    slowest = sorted(layers, key=lambda layer: -(layer["latency_ms"] or 0))[:SLOWEST]
-    longest = max(layer["latency_ms"] or 0 for layer in slowest) or 1
+    slowest = sorted(layers, key=lambda layer: -layer["latency_ms"])[:SLOWEST]
+    longest = max(layer["latency_ms"] for layer in slowest) or 1
     rows = []
     for index, layer in enumerate(slowest):
-        width = (WIDTH - 420) * (layer["latency_ms"] or 0) / longest
+        width = (WIDTH - 420) * layer["latency_ms"] / longest
         y = 18 + index * 18
         color = PROCESSORS.get(layer.get("processor", ""), OTHER)
         name = f"{layer['op_type']} {layer['name']}"

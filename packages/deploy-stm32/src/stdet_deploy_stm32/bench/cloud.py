@@ -11,6 +11,7 @@ from typing import Any
 from stdet.artifacts import write_json, write_text
 from stdet.errors import ConfigError
 from stdet.interfaces.deploy import BenchReport, Progress
+from stdet.runs.folder import new_folder
 from stdet_deploy_stm32.boards import Board
 from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.c_info import parse_c_info
@@ -48,7 +49,7 @@ def bench_cloud(
     """
     section = section or Stedgeai()
     cloud = cloud or Cloud(Service(address(), timeout_s=min(60.0, section.timeout_s)), find_token())
-    journal = _Journal(None if logs is None else logs / "cloud" / path.stem, progress)
+    journal = _Journal(None if logs is None else new_folder(logs / "cloud" / path.stem), progress)
     try:
         version = cloud.version(section.version)
         name = cloud.check_board(board)

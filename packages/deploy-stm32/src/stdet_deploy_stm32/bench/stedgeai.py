@@ -9,6 +9,7 @@ from pathlib import Path
 from stdet.artifacts import atomic_path
 from stdet.errors import ConfigError
 from stdet.interfaces.deploy import BenchReport, Progress
+from stdet.runs.folder import new_folder
 from stdet_deploy_stm32.boards import Board
 from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.c_info import read_c_info
@@ -40,8 +41,7 @@ def bench_stedgeai(
     """
     section = section or Stedgeai()
     check_place(section, board)
-    kept = (Path(tempfile.mkdtemp(prefix="stdet-logs-")) if logs is None else logs) / "stedgeai" / path.stem
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = new_folder((Path(tempfile.mkdtemp(prefix="stdet-logs-")) if logs is None else logs) / "stedgeai" / path.stem)
     tool = open_tool(section, kept / "version.log")
     steps = 2 if section.validate_on else 1
     with tempfile.TemporaryDirectory(prefix="stdet-stedgeai-") as scratch:

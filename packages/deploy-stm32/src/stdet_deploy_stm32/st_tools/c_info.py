@@ -13,6 +13,8 @@ from stdet_deploy_stm32.st_tools.failures import ToolFailure
 
 SCHEMA = "2.0"
 MOST_BYTES = 256 << 20
+METRICS = ("acc", "rmse", "mae", "l2r", "mean", "std")
+"""Of a comparison, as the tool names them."""
 NPU, CPU, MIXED = "NPU", "CPU", "NPU + CPU"
 _PROCESSORS = {
     "NODE_HW": NPU, "NODE_EC": NPU, "NODE_SW": CPU, "NODE_SW_INTEGER": CPU, "NODE_SW_HW": MIXED, "NODE_UNDEF": "unknown",
@@ -72,6 +74,7 @@ class CInfo:
     pools: without virtual ones, which span others.
     tools: name to version.
     measured_ms: of an inference on `device`; None unless a board ran it.
+    comparisons: of the network with the model file, after a validation: what was compared, to its metrics (`rmse`, ...).
     """
 
     weights_bytes: int
@@ -84,6 +87,7 @@ class CInfo:
     tools: Mapping[str, str]
     measured_ms: float | None
     device: str
+    comparisons: Mapping[str, Mapping[str, float]]
 
     @property
     def macc(self) -> int | None:
@@ -155,6 +159,12 @@ def _parse(document: dict[str, Any]) -> CInfo:
         tools={tool["name"]: str(tool["version"]) for tool in environment["tools"]},
         measured_ms=None if measured.get("duration_ms") is None else float(measured["duration_ms"]),
         device=str(measured.get("device") or environment.get("device") or ""),
+        comparisons={
+            str(entry.get("desc") or entry.get("ts_name")): {
+                key: float(entry[key]) for key in METRICS if isinstance(entry.get(key), int | float)
+            }
+            for entry in (document.get("validation") or {}).get("val_metrics") or ()
+        },
     )
 
 

@@ -104,6 +104,8 @@ class Compiled:
                 f"ST's runtime takes {self.info.runtime_ram_bytes / 1024:.1f} KiB of RAM and "
                 f"{self.info.runtime_flash_bytes / 1024:.1f} KiB of flash beside these numbers"
             )
+        for what, metrics in self.info.comparisons.items():
+            notes.append(f"{what}: {', '.join(f'{name} {value:g}' for name, value in metrics.items())}")
         if self.measured and self.text.duration is not None:
             duration = self.text.duration
             notes.append(
@@ -112,7 +114,7 @@ class Compiled:
         return tuple(notes)
 
     def _details(self) -> dict[str, Any]:
-        clock = self.board.npu_clock_mhz
+        clock = None if self.measured else self.board.npu_clock_mhz  # a measurement and an estimate aren't mixed
         return {
             "board": self.board.name,
             "profile": self.profile,
@@ -128,6 +130,7 @@ class Compiled:
             ],
             "epochs": dict(self.text.epochs),
             "software": dict(self.text.software),
+            "comparisons": {what: dict(metrics) for what, metrics in self.info.comparisons.items()},
             "layers": [
                 {
                     "name": step.name,
@@ -139,6 +142,7 @@ class Compiled:
                     "external_bytes": step.external_bytes,
                     "latency_ms": None if step.cycles is None or not clock else step.cycles / clock / 1e3,
                     "processor": step.processor,
+                    "cycles": step.cycles,
                 }
                 for step in self.info.steps
             ],
