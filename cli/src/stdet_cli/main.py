@@ -329,6 +329,21 @@ def config_show(config: ConfigFile, overrides: Overrides = None, as_json: Json =
         ui.text(api.config_yaml(checked), api.config_document(checked))
 
 
+@config_app.command("convert")
+def config_convert(
+    config: Annotated[Path, typer.Argument(metavar="OLD.yaml", help="config of the reference, or of an older dialect")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="YAML file to write; default: OLD.stdet.yaml, here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a config of ST's model zoo as one of ours, a comment at each change; exit code 2 when more is to mend."""
+    with session(as_json) as ui:
+        from stdet import api
+
+        ui.result(api.convert_config(config, output or Path(f"{config.stem}.stdet.yaml")))
+
+
 @config_app.command("plot-schedule")
 def config_plot_schedule(
     config: ConfigFile,

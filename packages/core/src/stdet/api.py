@@ -271,6 +271,38 @@ def config_words() -> dict[str, list[str]]:
     return made
 
 
+def convert_config(path: Path, output: Path) -> RunResult:
+    """Write a config of the reference, or of an older dialect, as one of ours: a comment at each change, the rest as it was.
+
+    Args:
+        output: YAML file; must not exist yet.
+
+    Returns:
+        `failed` when mistakes remain that only a person can mend; the file is written all the same.
+
+    Raises:
+        StdetError: `path` can't be read or is no YAML, or `output` exists.
+    """
+    from stdet.artifacts import check_new
+    from stdet.config import convert_text, read_text
+    from stdet.structures import Table
+
+    check_new(output)
+    made = convert_text(read_text(path), str(path), _plugins()[0])
+    write_text(output, made.text)
+    document = {
+        "format": "stdet.config-converted/1",
+        "config": str(output),
+        "changes": [{"line": c.line, "key": c.key, "what": c.what} for c in made.changes],
+        "remaining": [str(problem) for problem in made.remaining],
+    }
+    changes = Table("changed", ["line", "key", "what"], [[str(c.line), c.key, c.what] for c in made.changes])
+    left = Table(
+        "left for you to mend", ["where", "what"], [[p.place, f"{p.key}: {p.message}"] for p in made.remaining]
+    )
+    return RunResult(output, document, [table for table in (changes, left) if table.rows], failed=bool(left.rows))
+
+
 def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = None) -> dict[str, Any]:
     """Draw the learning rate of a training, without training, as PNG.
 

@@ -49,15 +49,23 @@ def load(
     Raises:
         ConfigError: the file can't be read, or `ConfigProblems` with every mistake in it.
     """
+    return load_text(
+        read_text(path), str(path), overrides, catalogue, operation_mode=operation_mode, data_only=data_only, now=now
+    )
+
+
+def read_text(path: Path) -> str:
+    """Raises:
+    ConfigError: the file can't be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path} is no text, so it is no config; nor is it a model", "name a YAML, ONNX or .pth file"
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error}", "check the path") from error
-    return load_text(text, str(path), overrides, catalogue, operation_mode=operation_mode, data_only=data_only, now=now)
 
 
 def load_text(
@@ -138,11 +146,11 @@ class _Checker:
     def _component_problem(self, key: str, error: StdetError) -> None:
         self._problem(key, in_one_line(error))
 
-    def _problem(self, key: str, message: str, allowed: str = "", near: str = "") -> None:
+    def _problem(self, key: str, message: str, allowed: str = "", near: str = "", superfluous: bool = False) -> None:
         """Report a mistake. A key has one at a time: what is wrong in itself isn't also missing or contradictory."""
         if key not in self._wrong:
             self._wrong.add(key)
-            self._problems.append(Problem(self._source.place(key), key, message, allowed, near))
+            self._problems.append(Problem(self._source.place(key), key, message, allowed, near, superfluous))
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
@@ -166,7 +174,11 @@ class _Checker:
                 continue
             if name not in sections.SECTIONS:
                 near = nearest(name, [*sections.SECTIONS, "operation_mode"])
-                self._problem(name, "unknown section", ", ".join(sections.SECTIONS) if not near else "", near)
+                allowed = ", ".join(sections.SECTIONS) if not near else ""
+                if reason := sections.REFUSED.get(name):
+                    self._problem(name, f"has no meaning here: {reason}", superfluous=True)
+                else:
+                    self._problem(name, "unknown section", allowed, near, superfluous=not near)
             elif value is not None and not isinstance(value, dict):
                 self._problem(name, f"a section is a mapping of keys, found {value!r}")
             else:
@@ -289,14 +301,15 @@ class _Checker:
             dotted = f"{section}.{key}"
             value = raw.pop(key)
             if reason := self._refused(dotted):
-                self._problem(dotted, f"has no meaning here: {reason}")
+                self._problem(dotted, f"has no meaning here: {reason}", superfluous=True)
             elif note := self._printed_by_the_guide(dotted, chosen.family):
                 self._notes.append(f"{dotted}: {note}")
             elif owner := self._owner_of(section, key):
-                self._problem(dotted, f"belongs to {owner}, which this config doesn't use")
+                self._problem(dotted, f"belongs to {owner}, which this config doesn't use", superfluous=True)
             else:
                 near = nearest(key, known)
-                self._problem(dotted, f"unknown key (found {value!r})", "" if near else ", ".join(sorted(known)), near)
+                allowed = "" if near else ", ".join(sorted(known))
+                self._problem(dotted, f"unknown key (found {value!r})", allowed, near, superfluous=not near)
 
     def _printed_by_the_guide(self, dotted: str, family: ModelFamily | None) -> str:
         """Keys that the guide's own blocks carry beside a choice they don't belong to."""
@@ -356,7 +369,8 @@ class _Checker:
             fields = _fields_at(model, item["loc"][:-1])
             near = nearest(str(item["loc"][-1]), fields)
             message = f"has no meaning here: {reason}" if reason else f"unknown key (found {found!r})"
-            self._problem(key, message, "" if near or reason else ", ".join(fields), "" if reason else near)
+            allowed = "" if near or reason else ", ".join(fields)
+            self._problem(key, message, allowed, "" if reason else near, superfluous=bool(reason) or not near)
         elif item["type"] in ("literal_error", "enum"):
             allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
             self._problem(key, f"found {found!r}", allowed, nearest(str(found), allowed.split(", ")))

@@ -19,6 +19,7 @@ class Problem:
         message: what is wrong, with what was found.
         allowed: what would be right, if it can be listed.
         nearest: the name that was probably meant.
+        superfluous: whether the key has no place here, and isn't one that is misspelt.
     """
 
     place: str
@@ -26,6 +27,7 @@ class Problem:
     message: str
     allowed: str = ""
     nearest: str = ""
+    superfluous: bool = False
 
     @property
     def line(self) -> int:

@@ -241,6 +241,9 @@ REFUSED = {
     "training.callbacks": _TENSORFLOW,
     "training.dryrun": _TENSORFLOW,
     "training.max_epoch": "use training.epochs",
+    "data_augmentation": "the dataset section has the keys of PyTorch trainings",
+    "custom_data_augmentation": "a transform of a plugin does that; `stdet list transforms`",
+    "compression": "there is no pruning here",
     "training.lr": "use training.optimizer, for example `SGD: {learning_rate: 0.01}`",
 }
-"""Keys of the reference that have no meaning here, with the reason."""
+"""Keys and sections of the reference that have no meaning here, with the reason."""

@@ -32,6 +32,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of a config with their places in `text`, none of them built.
+
+    Raises:
+        yaml.YAMLError: malformed.
+    """
+    return yaml.compose(text, Loader=_Loader)
+
+
 @dataclass
 class Source:
     """A config before validation.
@@ -64,7 +73,7 @@ def read_source(text: str, name: str, overrides: Sequence[str], now: datetime) -
     places: dict[str, str] = {}
     problems: list[Problem] = []
     try:
-        root = yaml.compose(text, Loader=_Loader)
+        root = compose(text)
         tree = _Builder(name, places, problems).mapping(root, "") if root is not None else {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
