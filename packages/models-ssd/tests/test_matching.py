@@ -125,9 +125,10 @@ tables = st.integers(1, 5).flatmap(
 
 @given(tables)
 def test_forced_priors_are_those_of_the_slow_oracle_ties_included(table: list[list[float]]) -> None:
-    forced = force_priors(torch.tensor([table, table[::-1]]))
-    assert forced[0].tolist() == slow_forced(table)
-    assert forced[1].tolist() == slow_forced(table[::-1])
+    owners = force_priors(torch.tensor([table, table[::-1]]))
+    for owner, own in zip(owners.tolist(), (table, table[::-1]), strict=True):
+        assert [owner.index(box) if box in owner else -1 for box in range(len(own))] == slow_forced(own)
+        assert len(set(owner) - {-1}) == sum(box >= 0 for box in owner)
 
 
 def test_equal_boxes_each_keep_a_prior() -> None:

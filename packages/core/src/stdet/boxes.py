@@ -7,6 +7,7 @@ the same unit, pixels or parts of the image. Give float32: areas of large boxes 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -67,16 +68,24 @@ def grid_cells(
 ) -> tuple[Tensor, Tensor]:
     """Cell indices (N, 2) as (x, y) and strides (N,) of all anchors, float32: levels, then rows, then columns.
 
+    Cached: not to be written to.
+
     Args:
         sizes: (height, width) of each level in cells.
     """
+    return _grid_cells(tuple(sizes), tuple(strides), torch.device(device))
+
+
+@lru_cache(maxsize=64)
+def _grid_cells(
+    sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
     cells = []
     for height, width in sizes:
         y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
         cells.append(torch.stack((x, y), -1).reshape(-1, 2).float())
-    counts = torch.tensor([height * width for height, width in sizes], device=device)
-    per_level = torch.tensor([float(s) for s in strides], device=device)
-    return torch.cat(cells), per_level.repeat_interleave(counts)
+    per_level = [torch.full((len(own),), float(s), device=device) for own, s in zip(cells, strides, strict=True)]
+    return torch.cat(cells), torch.cat(per_level)
 
 
 def decode_grid_boxes(raw: Tensor, cells: Tensor, strides: Tensor) -> Tensor:

@@ -214,6 +214,18 @@ class DecodesWithWeights(ToyDetector):
         return Candidates(found.boxes + self.boxes.bias.detach().mean(), found.scores)
 
 
+class MeetsTheCpu(ToyDetector):
+    def decode(self, outputs: Any, input_size: tuple[int, int] | None = None) -> Candidates:
+        found = super().decode(outputs)
+        return Candidates(found.boxes * torch.ones(4), found.scores)
+
+
+class ReadsEachScore(ToyDetector):
+    def loss(self, raw: Any, targets: Any, *, augmentation_closed: bool = False) -> dict[str, Tensor]:
+        highest = max(float(score) for score in raw[1].detach().flatten() for _ in range(5))
+        return {name: loss + 0 * highest for name, loss in super().loss(raw, targets).items()}
+
+
 class CountsAColumnTwice(ToyDetector):
     output_parts = (OutputPart("boxes", 0, 0, 5), OutputPart("classes", 0, 4))
 
@@ -541,6 +553,7 @@ class HidesItsBackends(Board):
 
 class Model(ModelContract):
     name = "component"
+    waits = 20  # it goes through the boxes one by one
 
 
 class Reader(DatasetContract):
@@ -572,6 +585,7 @@ CONTRACTS: dict[str, tuple[type[Contract], type, str]] = {
 """Kind to its contract, a component that keeps it, and the name of its facts in the module."""
 FORWARD = "forward_is_the_same_graph_in_training_and_evaluation"
 LOSS = "losses_are_finite_and_reach_the_weights_with_and_without_boxes"
+GPU = "a_gpu_computes_what_the_cpu_does_and_seldom_waits"
 DECODED = "decoded_boxes_and_scores_have_their_shapes_and_ranges"
 MEANS = "loss_and_decode_mean_the_same_boxes"
 EXPORTS = "it_exports_to_onnx_and_answers_the_same"
@@ -615,6 +629,8 @@ COMPONENTS: list[tuple[str, type, str]] = [
     ("models", DecodesRowsFirst, MEANS),
     ("models", DecodesClassesBackwards, MEANS),
     ("models", DecodesWithWeights, "decoding_needs_no_weights"),
+    ("models", MeetsTheCpu, GPU),
+    ("models", ReadsEachScore, GPU),
     ("models", CanNotBeExported, EXPORTS),
     ("models", ChangesWhatItExports, EXPORTS),
     ("models", KeepsAnotherSpec, EXPORTS),

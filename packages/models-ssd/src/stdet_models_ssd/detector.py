@@ -147,7 +147,7 @@ class Ssd(Detector):
         priors = priors_in_pixels(*size, self.spec.strides, offsets.device)
         matches = match(priors, targets, size, self.match_threshold, self.forced_priors)
         positive = matches.labels > 0
-        encoded = encode(matches.boxes, priors)[positive]
+        encoded = encode(matches.boxes, priors)
         classification, regression = multibox_loss(logits, offsets, matches.labels, encoded)
         found = positive.sum().float()
         divisor = mean_over_ranks(found).clamp(min=1)

@@ -16,18 +16,19 @@ def multibox_loss(logits: Tensor, offsets: Tensor, labels: Tensor, encoded: Tens
         logits: float32 (B, P, 1 + classes), background first.
         offsets: float32 (B, P, 4).
         labels: int64 (B, P), 0 is background.
-        encoded: float32 (positives, 4), the offsets wanted where `labels > 0`, in that order.
+        encoded: float32 (B, P, 4), finite: the offsets wanted where `labels > 0`.
 
     Returns:
         Cross entropy over the positives and the hardest negatives; smooth L1 over the positives. Both are 0, with a
         gradient of 0, when there is no positive.
     """
     positive = labels > 0
-    with torch.no_grad():
-        chosen = positive | hardest_negatives(-F.log_softmax(logits, -1)[..., 0], positive)
-    classification = F.cross_entropy(logits[chosen], labels[chosen], reduction="sum")
-    regression = F.smooth_l1_loss(offsets[positive], encoded, reduction="sum")
-    return classification, regression
+    scores = F.log_softmax(logits, -1)
+    # What isn't chosen counts for nothing; to pick out the others, a GPU would have to tell how many there are.
+    left_out = ~(positive | hardest_negatives(-scores[..., 0].detach(), positive))
+    classification = F.nll_loss(scores.flatten(0, 1), labels.masked_fill(left_out, -100).flatten(), reduction="sum")
+    offsets = torch.where(positive[..., None], offsets, encoded)
+    return classification, F.smooth_l1_loss(offsets, encoded, reduction="sum")
 
 
 def hardest_negatives(background_loss: Tensor, positive: Tensor) -> Tensor:

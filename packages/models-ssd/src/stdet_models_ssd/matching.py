@@ -53,11 +53,9 @@ def match(
         weak, weak_box = _as_good_as_best(iou, threshold).max(1)
         taken = (best < threshold) & (weak > 0)
         box_of, best = torch.where(taken, weak_box, box_of), best.masked_fill(taken, 1)
-    prior_of = force_priors(iou)
-    image, box = (prior_of >= 0).nonzero(as_tuple=True)
-    box_of[image, prior_of[image, box]] = box
-    best[image, prior_of[image, box]] = 1
-    labels = torch.where(best >= threshold, targets.labels.gather(1, box_of) + 1, 0)
+    owner = force_priors(iou)
+    box_of = torch.where(owner >= 0, owner, box_of)
+    labels = torch.where((best >= threshold) | (owner >= 0), targets.labels.gather(1, box_of) + 1, 0)
     return Matches(labels, boxes.gather(1, box_of[..., None].expand(-1, -1, 4)))
 
 
@@ -90,7 +88,7 @@ def _as_good_as_best(iou: Tensor, threshold: float) -> Tensor:
 
 
 def force_priors(iou: Tensor) -> Tensor:
-    """One prior for each box, so that no box is left unlearned.
+    """Which box has a prior by force: one for each box, so that no box is left unlearned.
 
     Every box asks for the prior that it overlaps most (the first of equals). Where several ask for one, the box with the
     largest IoU has it (the first of equals), and the others ask again among the priors that are free. There are as many
@@ -100,24 +98,19 @@ def force_priors(iou: Tensor) -> Tensor:
         iou: float32 (B, M, P); 0 where a prior may not be had.
 
     Returns:
-        int64 (B, M): index of the prior, -1 for a box that overlaps no free one.
+        int64 (B, P): index of the box, -1 for a prior that none has by force.
     """
     batch, count, priors = iou.shape
     rows = iou.flatten(0, 1)
-    forced = torch.full((batch * count,), -1, dtype=torch.int64, device=iou.device)
-    taken = torch.zeros(batch, priors, dtype=torch.bool, device=iou.device)
+    nobody = len(rows)
+    owner = torch.full((batch * priors,), nobody, dtype=torch.int64, device=iou.device)
     asking = torch.arange(len(rows), device=iou.device)
     while len(asking):
-        score, prior = rows[asking].masked_fill_(taken[asking // count], 0).max(1)
-        asking, score, prior = (t[score > 0] for t in (asking, score, prior))
         image = asking // count
+        score, prior = rows[asking].masked_fill_(owner.view(batch, priors)[image] < nobody, 0).max(1)
         claim = image * priors + prior
         best = score.new_zeros(batch * priors).scatter_reduce(0, claim, score, "amax")
-        strongest = score == best[claim]
-        nobody = torch.full_like(taken.flatten(), len(rows), dtype=torch.int64)
-        winner = nobody.scatter_reduce(0, claim[strongest], asking[strongest], "amin")
-        won = winner[claim] == asking
-        forced[asking[won]] = prior[won]
-        taken[image[won], prior[won]] = True
-        asking = asking[~won]
-    return forced.view(batch, count)
+        strongest = (score > 0) & (score == best[claim])
+        owner = owner.scatter_reduce(0, claim, asking.masked_fill(~strongest, nobody), "amin")
+        asking = asking[(score > 0) & (owner[claim] != asking)]  # a GPU waits here alone: it doesn't know how many
+    return torch.where(owner < nobody, owner % count, -1).view(batch, priors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -58,9 +57,10 @@ def _shapes(smallest: float, largest: float) -> np.ndarray:
     return np.array(shapes)
 
 
-def priors_in_pixels(height: int, width: int, strides: Sequence[int], device: torch.device) -> Tensor:
-    """`make_priors` as a float32 tensor (P, 4) on `device`: cx, cy, w, h in pixels."""
-    unit = torch.from_numpy(make_priors(height, width, tuple(strides)))
+@lru_cache(maxsize=64)
+def priors_in_pixels(height: int, width: int, strides: tuple[int, ...], device: torch.device) -> Tensor:
+    """`make_priors` as a float32 tensor (P, 4) on `device`: cx, cy, w, h in pixels. Cached: not to be written to."""
+    unit = torch.from_numpy(make_priors(height, width, strides))
     return (unit * torch.tensor([width, height, width, height], device="cpu")).to(device)
 
 

@@ -87,7 +87,7 @@ class StYolod(Detector):
         gt_boxes, labels = _cxcywh(targets.boxes.float()), targets.labels
         found = assign(boxes, classes, objectness, (cells + 0.5) * strides[:, None], strides, gt_boxes, labels)
 
-        positives = mean_over_ranks(torch.tensor(float(len(found.anchor)), device=boxes.device)).clamp(min=1)
+        positives = mean_over_ranks(boxes.new_full((), len(found.anchor))).clamp(min=1)
         target_boxes = gt_boxes[found.image, found.box]
         is_object = torch.zeros_like(objectness)
         is_object[found.image, found.anchor] = 1

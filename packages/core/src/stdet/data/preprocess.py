@@ -188,10 +188,21 @@ def normalize(images: Tensor, preprocess: Preprocess) -> Tensor: ...
 def normalize(images: np.ndarray, preprocess: Preprocess) -> np.ndarray: ...
 def normalize(images: Tensor | np.ndarray, preprocess: Preprocess) -> Tensor | np.ndarray:
     """uint8 (B, C, H, W) pixels to the float32 network input: ((x * scale + offset) - mean) / std per channel."""
-    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
-    factor = (preprocess.scale / std).astype(np.float32).reshape(-1, 1, 1)
-    shift = ((preprocess.offset - mean) / std).astype(np.float32).reshape(-1, 1, 1)
     if isinstance(images, Tensor):
-        device = images.device
-        return images.float() * torch.from_numpy(factor).to(device) + torch.from_numpy(shift).to(device)
+        factors, shifts = _factor_and_shift_on(preprocess, images.device)
+        return images.float() * factors + shifts
+    factor, shift = _factor_and_shift(preprocess)
     return images.astype(np.float32) * factor + shift
+
+
+def _factor_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (C, 1, 1) each: what makes the network's input of pixels."""
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    factor, shift = preprocess.scale / std, (preprocess.offset - mean) / std
+    return factor.astype(np.float32).reshape(-1, 1, 1), shift.astype(np.float32).reshape(-1, 1, 1)
+
+
+@lru_cache(maxsize=64)
+def _factor_and_shift_on(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    factor, shift = _factor_and_shift(preprocess)
+    return torch.from_numpy(factor).to(device), torch.from_numpy(shift).to(device)

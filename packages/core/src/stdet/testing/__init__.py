@@ -14,6 +14,7 @@ from stdet.testing.contract import BrokenContract, Contract
 from stdet.testing.dataset import DatasetContract
 from stdet.testing.model import ModelContract
 from stdet.testing.scheduler import SchedulerContract
+from stdet.testing.simulated_cuda import simulated_cuda
 from stdet.testing.target import TargetContract
 from stdet.testing.transform import TransformContract
 
@@ -27,4 +28,5 @@ __all__ = [
     "SchedulerContract",
     "TargetContract",
     "TransformContract",
+    "simulated_cuda",
 ]

@@ -19,6 +19,7 @@ from stdet.known import known
 from stdet.nn.int8_training import Int8Simulation
 from stdet.structures import ColorMode, Preprocess
 from stdet.testing.contract import Contract, catalogue, demand, shown
+from stdet.testing.simulated_cuda import simulated_cuda
 
 INT8_ERROR = 0.5
 """Share of an output that rounding random weights and activations to 8 bits may move."""
@@ -29,9 +30,14 @@ FOUND_IOU = 0.5
 
 
 class ModelContract(Contract):
-    """What every registered model must do. Set `name`."""
+    """What every registered model must do. Set `name`.
+
+    Attributes:
+        waits: how often a loss may make a GPU wait, at most.
+    """
 
     kind: ClassVar[str] = "models"
+    waits: ClassVar[int] = 3
 
     def family(self) -> ModelFamily:
         """What its family tells the config layer."""
@@ -180,6 +186,51 @@ class ModelContract(Contract):
         change = {key for key in one if one[key].shape != other[key].shape}
         declared = set(self.build().class_dependent_keys())
         demand(change == declared, f"{sorted(change)}", sorted(declared))
+
+    # --- devices -----------------------------------------------------------------------------------------------------
+
+    def test_a_gpu_computes_what_the_cpu_does_and_seldom_waits(self) -> None:
+        """On a CUDA device (a simulated one, see `simulated_cuda`) losses and scores are those of the CPU, in float32 and,
+        roughly, under float16 autocast, and no more than `waits` operations of a step make the program wait for the device:
+        it stands still while the next ones are sent."""
+        detector, targets = self.build(), self.targets(3)
+        images = self.images(detector)
+        expected, found = self.losses_and_candidates(detector, images, targets, [])
+        for half, near in ((False, 1e-4), (True, 0.1)):
+            detector, case = self.build(), "float16" if half else "float32"
+            with simulated_cuda() as waits, torch.autocast("cuda", torch.float16, enabled=half):
+                there = detector.to("cuda"), images.to("cuda"), targets.to("cuda")
+                waits.clear()
+                try:
+                    losses, candidates = self.losses_and_candidates(*there, waits)
+                except RuntimeError as error:
+                    demand(False, f"a step on a CUDA device, {case}", error)
+                    return
+                demand(len(waits) <= self.waits, f"at most {self.waits} waits", shown(waits))
+                values, scores = {name: loss.item() for name, loss in losses.items()}, candidates.scores.float().cpu()
+            same = all(math.isclose(values[k], float(loss), rel_tol=near, abs_tol=near) for k, loss in expected.items())
+            demand(
+                same, f"the losses of the CPU, { ({k: float(v) for k, v in expected.items()}) }", f"{case}: {values}"
+            )
+            apart = float((scores - found.scores).abs().max())
+            demand(apart <= near, f"scores of the CPU within {near}", f"{case}: {apart:.3g} off")
+
+    @torch.no_grad()
+    def losses_and_candidates(
+        self, detector: Detector, images: Tensor, targets: Targets, waits: list[str]
+    ) -> tuple[dict[str, Tensor], Candidates]:
+        """What a step of training and one of evaluation compute.
+
+        Args:
+            images: float32 (B, C, H, W).
+            waits: those of a first step alone are taken out: it makes what is kept for others.
+        """
+        raw = detector.train()(images)
+        so_far = list(waits)
+        detector.loss(raw, targets, augmentation_closed=True)
+        waits[:] = so_far
+        losses = detector.loss(raw, targets, augmentation_closed=True)
+        return losses, detector.decode(detector.eval().export_outputs(detector(images)))
 
     # --- outputs -----------------------------------------------------------------------------------------------------
 
