@@ -227,7 +227,7 @@ REFUSED = {
     "dataset.training_path": "use dataset.train_images_path and dataset.train_annotations_path",
     "dataset.validation_path": "use dataset.val_images_path and dataset.val_annotations_path",
     "dataset.test_path": "use dataset.test_images_path and dataset.test_annotations_path",
-    "dataset.validation_split": "there is no splitting here; give val_images_path and val_annotations_path",
+    "dataset.validation_split": "a split is made once and kept: `stdet data split`",
     "dataset.data_dir": _TENSORFLOW,
     "dataset.train_xml_dir": "use dataset.train_annotations_path",
     "dataset.val_xml_dir": "use dataset.val_annotations_path",
