@@ -57,18 +57,19 @@ class _OnCuda(Tensor):
     values: on the CPU, of the same shape, strides and dtype.
     """
 
-    values: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    values: Tensor  # type: ignore[assignment]  # sparse tensors have a method of this name
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, values: Tensor) -> _OnCuda:
         layout = {"strides": values.stride(), "storage_offset": values.storage_offset(), "dtype": values.dtype}
-        made: Any = torch.Tensor._make_wrapper_subclass(cls, values.shape, device="cuda:0", **layout)
+        make: Any = torch.Tensor._make_wrapper_subclass
+        made = make(cls, values.shape, device="cuda:0", **layout)
         made.values = values
         return made  # type: ignore[no-any-return]
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{function} outside of `simulated_cuda`")
 
 
@@ -82,7 +83,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        ours = [tensor for tensor in tensors if isinstance(tensor, _OnCuda)]
+        ours: list[Tensor] = [tensor for tensor in tensors if isinstance(tensor, _OnCuda)]
         to_cuda = bool(ours)
         if kwargs.get("device") is not None:
             to_cuda = torch.device(kwargs["device"]).type == "cuda"
