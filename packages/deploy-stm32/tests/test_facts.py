@@ -149,12 +149,30 @@ def test_a_tool_that_the_config_names_is_driven_by_a_bench() -> None:
     assert STM32.asked_backends(TargetSections()) == ()
 
 
+@pytest.mark.parametrize(
+    ("mode", "place", "keys", "idle"),
+    [
+        ("benchmarking", "host", {"serial": "serial", "timeout_s": 5}, "serial"),
+        ("benchmarking", "host", {"serial": "serial", "validate_on": "board", "on_cloud": False}, ""),
+        ("evaluation", "stedgeai_host", {"serial": "serial", "optimization": "ram"}, "serial"),
+        ("evaluation", "stedgeai_n6", {"serial": "serial", "optimization": "ram"}, "optimization"),
+        ("evaluation", "stedgeai_n6", {"on_cloud": True, "profile": "fast", "validate_on": "board"},
+         "on_cloud, profile, validate_on"),
+    ],
+)  # fmt: skip
+def test_a_key_that_the_tool_is_not_asked_for_is_told(mode: str, place: str, keys: dict[str, Any], idle: str) -> None:
+    tools = Tools.model_validate({"stedgeai": {"path_to_stedgeai": "C:/ST/stedgeai"} | keys})
+    sections = TargetSections(tools=tools, evaluation=Evaluation(target=place))
+    said = list(STM32.idle(TargetRequest(MODES[mode], sections)))
+    assert said == ([f"tools.stedgeai.{idle}: nothing in this run asks for that"] if idle else [])
+
+
 def test_the_cloud_is_asked_only_when_the_config_says_so() -> None:
     asked = {"on_cloud": True, "path_to_stedgeai": "C:/ST/stedgeai", "serial": "serial"}
     cloud = TargetSections(tools=Tools.model_validate({"stedgeai": asked}))
     assert STM32.asked_backends(cloud) == ("cloud",)
     (said,) = STM32.idle(TargetRequest(MODES["benchmarking"], cloud))
-    assert said == "tools.stedgeai.path_to_stedgeai, serial: for the local tool; the cloud has its own"
+    assert said == "tools.stedgeai.path_to_stedgeai, serial: nothing in this run asks for that"
     assert "cloud" not in STM32.default_backends
     for on_cloud in (None, False):
         named = TargetSections(tools=Tools.model_validate({"stedgeai": asked | {"on_cloud": on_cloud}}))

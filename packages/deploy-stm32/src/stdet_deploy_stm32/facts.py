@@ -20,9 +20,6 @@ from stdet_deploy_stm32.sections import Deployment, HardwareSetup, Stedgeai, Too
 NORMALISING_MODES = ("quantization", "chain_qb", "chain_qd")
 """Operation modes that make sense for somebody else's int8 file: nothing is trained or compared with a float form."""
 
-LOCAL = ("path_to_stedgeai", "validate_on", "serial")
-"""Keys of `tools.stedgeai` that mean nothing to the cloud."""
-
 
 def _needs(quantization: target.Quantization) -> QuantizationNeeds:
     assert isinstance(quantization, GeneralQuantization)
@@ -139,10 +136,24 @@ def _idle(request: TargetRequest) -> Iterator[str]:
         return
     if not driven:
         yield "tools.stedgeai: nothing in this run drives ST's tools"
-    elif "stedgeai" not in driven:
-        given = [key for key in LOCAL if getattr(tool, key) is not None]
-        if given:
-            yield f"tools.stedgeai.{', '.join(given)}: for the local tool; the cloud has its own"
+    else:
+        idle = [key for key in Stedgeai.model_fields if key in tool.model_fields_set - _used(tool, request)]
+        if idle:
+            yield f"tools.stedgeai.{', '.join(idle)}: nothing in this run asks for that"
+
+
+def _used(tool: Stedgeai, request: TargetRequest) -> set[str]:
+    """The keys of `tools.stedgeai` that what a run drives looks at."""
+    sections, mode, driven = request.sections, request.mode, _driven(request)
+    places = {sections.evaluation.target} if mode.evaluates else set()
+    places |= {sections.prediction.target} if mode.predicts else set()
+    backends = driven & {*(sections.benchmarking.backends or asked_backends(sections))} if mode.benches else set()
+    used = {"version", "timeout_s"} | ({"path_to_stedgeai"} if "stedgeai" in driven else set())
+    used |= {"optimization", "profile"} if backends else set()
+    used |= {"validate_on"} if "stedgeai" in backends else set()
+    used |= {"on_cloud"} if "cloud" in backends or not tool.on_cloud else set()
+    used |= {"serial"} if "stedgeai_n6" in places or ("stedgeai" in backends and tool.validate_on == "board") else set()
+    return used | ({"optimization"} if "stedgeai_host" in places else set())
 
 
 def _driven(request: TargetRequest) -> set[str]:

@@ -37,7 +37,8 @@ def bench(saved: Path, tmp_path: Path) -> Bench:
 @pytest.mark.parametrize("version", ["2.0", "2.1", "2.2", "3.0", "4.0"])
 def test_the_npus_compiler_is_told_with_its_own_estimate(stand_in: Install, bench: Bench, version: str) -> None:
     tool = stand_in(version)
-    report = bench(tool)
+    report = bench(tool, optimization="time")
+    assert "tools.stedgeai.optimization is for Cortex-M code: the NPU's compiler goes by its profile" in report.notes
     assert (report.backend, report.tool, report.device) == ("stedgeai", "ST Edge AI Core", "STM32N6570-DK")
     assert report.version.startswith(version)
     assert (report.weights_bytes, report.activations_bytes, report.macc) == (5000, 3000, 90800)
@@ -59,7 +60,8 @@ def test_the_npus_compiler_is_told_with_its_own_estimate(stand_in: Install, benc
 
 def test_a_cortex_m_has_no_latency_until_a_board_ran_it(stand_in: Install, bench: Bench) -> None:
     tool = stand_in(npu=False)
-    report = bench(tool, H7, optimization="ram")
+    report = bench(tool, H7, optimization="ram", profile="fast")
+    assert "tools.stedgeai.profile is for the Neural-ART compiler, and STM32H747I-DISCO has no NPU" in report.notes
     assert (report.latency_ms, report.latency_kind, report.latency_reason) == (
         None, "none", "compiling for a Cortex-M tells no time; a board has to run it"
     )  # fmt: skip

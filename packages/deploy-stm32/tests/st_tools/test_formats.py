@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ def test_a_board_that_ran_it_says_how_long_it_took(c_info: Build) -> None:
     document["graphs"][0]["exec_time"] = {"duration_ms": 3.5, "cycles": 1400000, "device": "STM32H747"}
     info = parse_c_info(document)
     assert (info.measured_ms, info.device) == (3.5, "STM32H747")
+    for wrong in (-1, float("inf"), float("nan"), "soon"):
+        document["graphs"][0]["exec_time"]["duration_ms"] = wrong
+        with pytest.raises(ToolFailure, match="can't be made out"):
+            parse_c_info(document)
 
 
 def test_an_epoch_of_a_version_that_names_no_types_is_an_epoch(c_info: Build) -> None:
@@ -126,6 +131,32 @@ def test_a_list_of_epochs_that_breaks_off_is_damaged(texts: Callable[..., str], 
     text = texts("analyze", version, True)
     with pytest.raises(ToolFailure, match="lists 2 of 3 epochs"):
         parse_report(text[: text.index("epoch_3" if version[0] == "4" else "epoch 3")])
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
+def test_a_number_without_bounds_is_damage(tmp_path: Path, c_info: Build, number: str) -> None:
+    path = tmp_path / "network_c_info.json"
+    path.write_text(json.dumps(c_info()).replace("60000", number))
+    with pytest.raises(ToolFailure) as failure:
+        read_c_info(path)
+    assert failure.value.kind == "damaged_report"
+
+
+def test_an_absurd_report_takes_no_absurd_time(c_info: Build, texts: Callable[..., str]) -> None:
+    document = c_info()
+    document["graphs"][0]["nodes"] *= 5000
+    document["buffers"] += [document["buffers"][0] | {"id": 100 + i} for i in range(5000)]
+    deep = document["graphs"][0]["nodes"][1]
+    begun = time.monotonic()
+    with pytest.raises(ToolFailure, match="no network of this world"):
+        parse_c_info(document)
+    for _ in range(3000):
+        deep = deep | {"subgraph_nodes": [deep]}
+    with pytest.raises(ToolFailure, match="RecursionError"):
+        parse_c_info(c_info(graphs=[{"nodes": [deep]}]))
+    report = parse_report(texts("analyze", "3.0.0", True) + "\n \t" * 200000)
+    assert sum(report.epochs.values()) == 3
+    assert time.monotonic() - begun < 20
 
 
 def test_the_json_survives_being_written(c_info: Build) -> None:

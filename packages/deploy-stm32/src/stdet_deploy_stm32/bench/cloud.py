@@ -17,7 +17,7 @@ from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.c_info import parse_c_info
 from stdet_deploy_stm32.st_tools.cloud import STATES, Cloud, address
 from stdet_deploy_stm32.st_tools.cloud_token import find_token
-from stdet_deploy_stm32.st_tools.compiling import Compiled
+from stdet_deploy_stm32.st_tools.compiling import Compiled, unused
 from stdet_deploy_stm32.st_tools.failures import ToolFailure
 from stdet_deploy_stm32.st_tools.report_text import parse_report
 from stdet_deploy_stm32.st_tools.stedgeai import series
@@ -89,11 +89,9 @@ def _report(path: Path, board: Board, section: Stedgeai, answer: dict[str, Any],
     if not isinstance(found, dict):
         raise ToolFailure("damaged_report", "the cloud is done and has no result", "try again later")
     info, text = parse_c_info(found.get("info")), parse_report(str(found.get("report") or ""))
-    notes = [f"the model stays in your files on the cloud as {stored}"]
-    if board.npu and section.optimization:
-        notes.append("tools.stedgeai.optimization is for Cortex-M code: the NPU's compiler goes by its profile")
+    notes = (f"the model stays in your files on the cloud as {stored}", *unused(section, board))
     profile = section.profile or "default" if board.npu else None
-    return Compiled(path, board, info, text, profile, measured=True).report("cloud", tuple(notes))
+    return Compiled(path, board, info, text, profile, measured=True).report("cloud", notes)
 
 
 class _Journal:

@@ -13,7 +13,7 @@ from stdet.runs.folder import new_folder
 from stdet_deploy_stm32.boards import Board
 from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.c_info import read_c_info
-from stdet_deploy_stm32.st_tools.compiling import Compiled
+from stdet_deploy_stm32.st_tools.compiling import Compiled, unused
 from stdet_deploy_stm32.st_tools.loading import load_on_board
 from stdet_deploy_stm32.st_tools.profiles import profile_argument
 from stdet_deploy_stm32.st_tools.report_text import TextReport, read_report
@@ -122,10 +122,8 @@ class _Job:
             validated = self._report("validate")
             text = TextReport(text.macc, text.epochs, text.software, text.pools, validated.duration)
         info = read_c_info(self._keep("network_c_info.json"))
-        notes = list(self.tool.notes)
-        if self.board.npu and self.tool.optimization:
-            notes.append("tools.stedgeai.optimization is for Cortex-M code: the NPU's compiler goes by its profile")
-        return Compiled(self.path, self.board, info, text, self.profile, measured).report("stedgeai", tuple(notes))
+        notes = (*self.tool.notes, *unused(self.section, self.board))
+        return Compiled(self.path, self.board, info, text, self.profile, measured).report("stedgeai", notes)
 
     def _report(self, command: str) -> TextReport:
         return read_report(self._keep(f"network_{command}_report.txt"))

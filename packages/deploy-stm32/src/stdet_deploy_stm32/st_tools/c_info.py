@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from stdet_deploy_stm32.st_tools.failures import ToolFailure
 
 SCHEMA = "2.0"
 MOST_BYTES = 256 << 20
+MOST_LOOKS = 20_000_000
+"""Steps times buffers: a network of a thousand steps has two million."""
 METRICS = ("acc", "rmse", "mae", "l2r", "mean", "std")
 """Of a comparison, as the tool names them."""
 NPU, CPU, MIXED = "NPU", "CPU", "NPU + CPU"
@@ -114,11 +117,20 @@ def read_c_info(path: Path) -> CInfo:
             raise ToolFailure(
                 "damaged_report", f"{path.name} has more than {MOST_BYTES >> 20} MiB", _PRESENT_DAMAGE, path
             )
-        return parse_c_info(json.loads(path.read_text(encoding="utf-8")), path)
+        return parse_c_info(json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number), path)
     except FileNotFoundError as error:
         raise ToolFailure("damaged_report", f"the tool wrote no {path.name}", "see its log") from error
     except (OSError, ValueError) as error:
         raise ToolFailure("damaged_report", f"{path.name} can't be read: {error}", _PRESENT_DAMAGE, path) from error
+
+
+def no_number(text: str) -> float:
+    """For `json.loads`: Infinity and NaN are no numbers.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{text} is no number")
 
 
 def parse_c_info(document: Any, path: Path | None = None) -> CInfo:
@@ -136,7 +148,7 @@ def parse_c_info(document: Any, path: Path | None = None) -> CInfo:
         )  # fmt: skip
     try:
         return _parse(document)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise ToolFailure(
             "damaged_report", f"the report can't be made out: {type(error).__name__} {error}", _PRESENT_DAMAGE, path
         ) from error
@@ -157,7 +169,7 @@ def _parse(document: dict[str, Any]) -> CInfo:
         pools=tuple(uses[number] for number, pool in pools.items() if not pool.get("subpools")),
         steps=tuple(_steps(document, graph, uses)),
         tools={tool["name"]: str(tool["version"]) for tool in environment["tools"]},
-        measured_ms=None if measured.get("duration_ms") is None else float(measured["duration_ms"]),
+        measured_ms=None if measured.get("duration_ms") is None else _milliseconds(measured["duration_ms"]),
         device=str(measured.get("device") or environment.get("device") or ""),
         comparisons={
             str(entry.get("desc") or entry.get("ts_name")): {
@@ -166,6 +178,12 @@ def _parse(document: dict[str, Any]) -> CInfo:
             for entry in (document.get("validation") or {}).get("val_metrics") or ()
         },
     )
+
+
+def _milliseconds(value: Any) -> float:
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"an inference took {value} ms")
+    return float(value)
 
 
 def _sum(footprint: dict[str, Any], *keys: str) -> int | None:
@@ -189,6 +207,8 @@ def _steps(document: dict[str, Any], graph: dict[str, Any], pools: Mapping[int, 
     buffers = {buffer["id"]: buffer for buffer in document["buffers"]}
     cycles = {entry["node_id"]: int(entry["max_cycles"]) for entry in document.get("power_estimates") or ()}
     active = [b for b in buffers.values() if not b["is_param"] and b["mpool_id"] in pools]
+    if len(graph["nodes"]) * len(active) > MOST_LOOKS:
+        raise ValueError(f"{len(graph['nodes'])} steps with {len(active)} buffers are no network of this world")
     for index, node in enumerate(graph["nodes"]):
         processor = _processor(node)
         if processor is None:

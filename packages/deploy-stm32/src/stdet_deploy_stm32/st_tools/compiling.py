@@ -10,6 +10,7 @@ from typing import Any
 from stdet.artifacts import sha256_file
 from stdet.interfaces.deploy import BenchReport, Overflow
 from stdet_deploy_stm32.boards import Board
+from stdet_deploy_stm32.sections import Stedgeai
 from stdet_deploy_stm32.st_tools.c_info import CInfo
 from stdet_deploy_stm32.st_tools.report_text import TextReport
 
@@ -147,3 +148,13 @@ class Compiled:
                 for step in self.info.steps
             ],
         }
+
+
+def unused(section: Stedgeai, board: Board) -> tuple[str, ...]:
+    """What people should know of keys that this board has no use for."""
+    notes = []
+    if board.npu and section.optimization:
+        notes.append("tools.stedgeai.optimization is for Cortex-M code: the NPU's compiler goes by its profile")
+    if not board.npu and section.profile:
+        notes.append(f"tools.stedgeai.profile is for the Neural-ART compiler, and {board.title} has no NPU")
+    return tuple(notes)

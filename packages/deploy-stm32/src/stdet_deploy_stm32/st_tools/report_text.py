@@ -10,26 +10,31 @@ from pathlib import Path
 
 from stdet_deploy_stm32.st_tools.failures import ToolFailure
 
+MOST_CHARACTERS = 16 << 20
+"""Of a report; a real one has some hundred thousand."""
 _UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _FOOTER = re.compile(r"^model(?:/c-model)?: *macc=(?P<macc>[\d,]+)", re.M)
 _MACC = re.compile(r"^macc +: +(?P<macc>[\d,]+)", re.M)
 _POOL = re.compile(
-    r"^\s*(?P<name>\w+)\s+\[0x(?P<start>[0-9A-Fa-f]+) - 0x[0-9A-Fa-f]+\]:\s+(?P<used>[\d.]+)\s+(?P<used_unit>[kMG]?B) /"
-    r"\s+(?P<size>[\d.]+)\s+(?P<size_unit>[kMG]?B)", re.M)  # fmt: skip
+    r"^[ \t]*(?P<name>\w+)[ \t]+\[0x[0-9A-Fa-f]+ - 0x[0-9A-Fa-f]+\]:[ \t]+(?P<used>[\d.]+)[ \t]+(?P<used_unit>[kMG]?B) /"
+    r"[ \t]+(?P<size>[\d.]+)[ \t]+(?P<size_unit>[kMG]?B)", re.M)  # fmt: skip
 _EPOCHS = re.compile(
     r"^Total number of epochs:? +(?P<all>\d+)(?: of which (?P<software>\d+) implemented in software)?", re.M
 )
 _EPOCH_2 = re.compile(
-    r"^epoch (?P<number>\d+)\s+-?(?P<kind>HW|SW|EC|HYBRID)-?\s*(?:\(\s*(?P<operator>[^)]*?)\s*\))?\s*$", re.M
+    r"^epoch (?P<number>\d+)[ \t]+-?(?P<kind>HW|SW|EC|HYBRID)-?[ \t]*(?:\([ \t]*(?P<operator>[^)]*?)[ \t]*\))?[ \t]*$",
+    re.M,
 )
 _EPOCH_3 = re.compile(
-    r"^\|\s*epoch_(?P<number>\d+)\s*\|\s*(?P<kind>[A-Z+/ ]+?)\s*\|\s*(?P<operator>.*?)\s*\|\s*$", re.M
+    r"^\|[ \t]*epoch_(?P<number>\d+)[ \t]*\|[ \t]*(?P<kind>[A-Z+/ ]+?)[ \t]*\|[ \t]*(?P<operator>.*?)[ \t]*\|[ \t]*$",
+    re.M,
 )
 _DURATION = re.compile(
-    r"^\s*duration\s+:\s+(?P<mean>[\d.]+) ms by sample \((?P<least>[\d.]+)/(?P<most>[\d.]+)/(?P<spread>[\d.]+)\)", re.M
+    r"^[ \t]*duration[ \t]+:[ \t]+(?P<mean>[\d.]+) ms by sample \((?P<least>[\d.]+)/(?P<most>[\d.]+)/(?P<spread>[\d.]+)\)",
+    re.M,
 )
-_SAMPLES = re.compile(r"^\s*nb sample\(s\)\s+:\s+(?P<count>\d+)", re.M)
-_DEVICE = re.compile(r"^\s*device\.desc\s+:\s+(?P<device>.*?)\s*$", re.M)
+_SAMPLES = re.compile(r"^[ \t]*nb sample\(s\)[ \t]+:[ \t]+(?P<count>\d+)", re.M)
+_DEVICE = re.compile(r"^[ \t]*device\.desc[ \t]+:[ \t]+(?P<device>.*?)[ \t]*$", re.M)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def read_report(path: Path) -> TextReport:
     ToolFailure: `damaged_report` when it isn't there, or breaks off.
     """
     try:
-        return parse_report(path.read_text(encoding="utf-8", errors="replace"), path)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return parse_report(file.read(MOST_CHARACTERS), path)
     except OSError as error:
         raise ToolFailure(
             "damaged_report", f"the tool wrote no {path.name}: {error.strerror or error}", "see its log"

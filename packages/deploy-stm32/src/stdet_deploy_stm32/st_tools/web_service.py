@@ -25,6 +25,7 @@ from urllib.request import (
     build_opener,
 )
 
+from stdet_deploy_stm32.st_tools.c_info import no_number
 from stdet_deploy_stm32.st_tools.failures import ToolFailure
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Service:
     def _json(self, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
         answer = self._ask(path, body, headers)
         try:
-            return json.loads(answer)
+            return json.loads(answer, parse_constant=no_number)
         except (ValueError, RecursionError) as error:
             told = f"{self._where(path)} answers {len(answer)} bytes that are no JSON: {self.hide(str(error))}"
             hint = "try again later; a proxy may have answered in its place"
