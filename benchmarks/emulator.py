@@ -23,7 +23,7 @@ from stdet.config import load
 from stdet.data.loader import EvalLoader
 from stdet.data.preprocess import normalize, prepare
 from stdet.evaluation.chance import difference
-from stdet.evaluation.coco import chooser, detections, matches, score
+from stdet.evaluation.coco import chooser, detections, score
 from stdet.evaluation.predictors import OnnxPredictor, PlacedPredictor
 from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
@@ -110,12 +110,12 @@ def _scores(
         lambda images: {n: p(images) for n, p in predictors.items()}, loader, chooser(builder.thresholds())
     )
     found: dict[str, object] = {}
-    theirs = matches(dataset, everyone["onnxruntime"])
-    for name, boxes in everyone.items():
-        metrics = score(dataset, boxes).metrics
+    scores = {name: score(dataset, boxes) for name, boxes in everyone.items()}
+    for name, each in scores.items():
+        metrics = each.metrics
         found |= {f"{metric} of {name}": metrics[metric] for metric in ("AP50", "AP")}
         if name != "onnxruntime":
-            chance = difference(matches(dataset, boxes), theirs, len(dataset))
+            chance = difference(each.matches, scores["onnxruntime"].matches, len(dataset))
             found |= {f"{m} of {name} minus onnxruntime, points by chance": str(chance[m]) for m in ("AP50", "AP")}
     return found
 

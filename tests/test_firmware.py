@@ -76,7 +76,7 @@ def test_the_example_finds_the_boxes_of_the_test_vector(folder: Path) -> None:
     assert len(wanted) > 5
     assert [line.split()[0] for line in found] == [line.split()[0] for line in wanted]
     numbers = [[float(v) for v in line.split()[1:]] for line in found]
-    np.testing.assert_allclose(numbers, [[float(v) for v in line.split()[1:]] for line in wanted], atol=0.011)
+    np.testing.assert_allclose(numbers, [[float(v) for v in line.split()[1:]] for line in wanted], atol=0.0011)
 
 
 def test_the_boxes_are_those_of_prediction(folder: Path) -> None:

@@ -237,6 +237,7 @@ def bench(
         str | None, typer.Option(help="what it is for; `stdet list targets`", autocompletion=completion.boards)
     ] = None,
     backend: Annotated[str | None, typer.Option(help="how to find out, such as host,estimate")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of images that the emulator feeds")] = None,
     output: Annotated[Path, typer.Option(help="folder for the results, where ONNX files are named")] = Path(
         "bench_results"
     ),
@@ -248,7 +249,7 @@ def bench(
         from stdet import api
 
         backends = backend.split(",") if backend else []
-        ui.result(api.bench(what, ui.reporter, board=board, backends=backends, output=output))
+        ui.result(api.bench(what, ui.reporter, board=board, backends=backends, images=images, output=output))
 
 
 @app.command()

@@ -413,6 +413,7 @@ def bench(
     *,
     board: str | None = None,
     backends: Sequence[str] = (),
+    images: Path | None = None,
     output: Path = Path("bench_results"),
 ) -> RunResult:
     """Say what models cost: of ONNX files, or of the model of a config.
@@ -421,6 +422,7 @@ def bench(
         what: ONNX files; or a config file and `key=value`s on top of it.
         board: registered target; None leaves what the config says.
         backends: names; empty leaves what the config says.
+        images: folder, for backends that feed the model; None leaves what the config says.
         output: folder for `bench.json` and `bench.html` where `what` are ONNX files; a config says itself.
 
     Raises:
@@ -428,6 +430,7 @@ def bench(
     """
     chosen = [f"benchmarking.board={json.dumps(board)}"] if board is not None else []
     chosen += [f"benchmarking.backends={json.dumps(list(backends))}"] if backends else []
+    chosen += [f"benchmarking.images={json.dumps(str(images))}"] if images is not None else []
     files = [Path(name) for name in what if is_onnx(Path(name)) and ("=" not in name or Path(name).is_file())]
     if not files:
         return run(load_config(Path(what[0]), [*what[1:], *chosen], "benchmarking"), reporter)

@@ -124,7 +124,9 @@ class Stm32Target(DeployTarget):
         return {
             "host": bench_host,
             "estimate": lambda model, progress: estimate(model, self.board),
-            "emulator": lambda model, progress: bench_emulator(model, self.board, progress),
+            "emulator": lambda model, progress: bench_emulator(
+                model, self.board, progress, self.sections.benchmarking.images
+            ),
             "stedgeai": lambda model, progress: bench_stedgeai(model, self.board, *self._tools(), progress),
             "cloud": lambda model, progress: bench_cloud(model, self.board, *self._tools(), progress),
         }

@@ -52,6 +52,10 @@ class Benchmarking(Options):
     backends: tuple[str, ...] | None = Field(
         None, min_length=1, description="how to measure or estimate; default: what the target does without any tool"
     )
+    images: Path | None = Field(
+        None,
+        description="folder whose first images an emulator feeds, prepared as the model's file says; default: noise",
+    )
 
 
 class Evaluation(Options):

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from stdet.artifacts import sha256_file
-from stdet.errors import StdetError
+from stdet.data.folder import ImageFolder
+from stdet.data.preprocess import normalize, prepare
+from stdet.errors import DataError, ModelError, StdetError
+from stdet.export.metadata import read_spec
+from stdet.interfaces.dataset import DatasetRequest
 from stdet.interfaces.deploy import BenchReport, Progress
 from stdet_deploy_stm32.bench.emulator import MACHINES, CNetwork, Machine
 from stdet_deploy_stm32.boards import Board
@@ -41,13 +45,17 @@ def machine_of(board: Board) -> Machine:
     return MACHINES[core]
 
 
-def bench_emulator(path: Path, board: Board, progress: Progress | None = None) -> BenchReport:
+def bench_emulator(
+    path: Path, board: Board, progress: Progress | None = None, folder: Path | None = None
+) -> BenchReport:
     """Instructions, code and data size on the board's core; how many output values differ from those of others.
 
-    The images are noise: the count depends on the network, hardly on what it sees.
+    Args:
+        folder: of the images to feed; None feeds noise: the count depends on the network, hardly on what it sees.
 
     Raises:
         StdetError: a tool is missing, the board's core has no machine, or the code doesn't build or run.
+        DataError: `folder` has no image.
         ModelError: the model can't be translated.
     """
     machine, model = machine_of(board), load_model(path)
@@ -56,10 +64,10 @@ def bench_emulator(path: Path, board: Board, progress: Progress | None = None) -
         if progress is not None:
             progress(done, STEPS)
 
-    with tempfile.TemporaryDirectory(prefix="stdet-emulator-") as folder:
-        network = CNetwork(path, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="stdet-emulator-") as scratch:
+        network = CNetwork(path, Path(scratch))
         tell(1)
-        images = noise(network.input, IMAGES)
+        images = noise(network.input, IMAGES) if folder is None else photographs(path, network.input, folder)
         host = network.build(None)
         tell(2)
         program = network.build(machine)
@@ -74,6 +82,7 @@ def bench_emulator(path: Path, board: Board, progress: Progress | None = None) -
     details: dict[str, Any] = {
         "core": machine.core,
         "machine": machine.name,
+        "images": "noise" if folder is None else str(folder),
         "instructions_per_image": list(ran.network),
         "code_bytes": program.code_bytes,
         "data_bytes": program.data_bytes,
@@ -103,6 +112,30 @@ def noise(tensor: Tensor, count: int) -> list[np.ndarray]:
     """The same pixels each time, 0..127, in a tensor's shape and type."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 128, tensor.shape).astype(tensor.dtype) for _ in range(count)]
+
+
+def photographs(model: Path, tensor: Tensor, folder: Path, count: int = IMAGES) -> list[np.ndarray]:
+    """The first images of a folder as the network is fed them: in a tensor's shape and type.
+
+    Raises:
+        ModelError: the file doesn't say its preprocessing, so nobody knows what it is fed.
+        DataError: the folder isn't there or has no image, or one can't be read.
+    """
+    spec = read_spec(model)
+    if spec is None:
+        raise ModelError(
+            f"{model.name} doesn't say its preprocessing", "leave out benchmarking.images: noise is fed then"
+        )
+    if not folder.is_dir():
+        raise DataError(
+            f"benchmarking.images: no folder at {folder}", "paths are relative to the folder you run stdet in"
+        )
+    alpha = spec.preprocess.color_mode == "rgba"
+    found = ImageFolder(DatasetRequest("prediction", images_path=folder, keep_alpha=alpha))
+    if not len(found):
+        raise DataError(f"benchmarking.images: {folder} holds no image", "name a folder with images")
+    pixels = (prepare(found.read_image(i), spec.preprocess)[0] for i in range(min(count, len(found))))
+    return [tensor.quantize(normalize(p[None], spec.preprocess)) for p in pixels]
 
 
 def compare(one: Answers, other: Answers, tensors: Sequence[Tensor]) -> dict[str, float | int]:

@@ -135,6 +135,7 @@ class CNetwork:
                 "the emulator runs detectors: one input, one or two outputs",
             )
         self.input = inputs[0]
+        self._objects: dict[tuple[str, ...], str] = {}
         self.emx_version = _emx_version()
         _leave_out_empty_regions(graph)
         onnx.save(graph, folder / "network.onnx")
@@ -161,34 +162,63 @@ class CNetwork:
         adapter = network_adapter(self.input, self.outputs, weights)
         (self.folder / "network_emx.c").write_text(adapter, encoding="ascii")
 
-    def build(self, machine: Machine | None) -> Program:
+    def build(
+        self, machine: Machine | None, *, example: bool = False, optimization: Sequence[str] = OPTIMIZATION
+    ) -> Program:
         """Compiles for a machine, or for this computer.
+
+        Args:
+            example: `main.c` of the deploy folder, in the place of what feeds one input after the other.
+            optimization: GCC's options; the answers don't depend on them, the instructions do.
 
         Raises:
             StdetError: a compiler is missing, or the code doesn't fit the machine's memory.
         """
-        program = self.folder / (machine.name if machine else "host")
+        program = self.folder / ((machine.name if machine else "host") + ("_example" if example else ""))
         compiler = tool("gcc" if machine is None else ARM_GCC)
-        sources = ["network.c", "network_emx.c", "harness.c"]
-        flags = list(OPTIMIZATION)
+        sources = ["network_emx.c"] if example else ["network_emx.c", "harness.c"]
+        flags = list(optimization)
         if self.firmware is not None:
             sources += [str(path.resolve()) for path in sorted(self.firmware.glob("stdet_*.c"))]
+            sources += [str((self.firmware / "main.c").resolve())] if example else []
             flags += ["-DSTDET_BOXES", f"-I{self.firmware.resolve()}"]
+        core = [*machine.flags, "-mthumb", "-mfloat-abi=hard"] if machine else []
+        translated = self._translated(compiler, [*optimization, *core])
         if machine is not None:
             script = (files("stdet_deploy_stm32.bench") / "emulated" / "machine.ld").read_text(encoding="ascii")
             script = script.replace("@ORIGIN@", hex(machine.ram_origin)).replace("@LENGTH@", hex(machine.ram_bytes))
             (self.folder / f"{machine.name}.ld").write_text(script, encoding="ascii")
-            flags += [*machine.flags, "-mthumb", "-mfloat-abi=hard", "--specs=rdimon.specs", "-nostartfiles"]
-            flags += [f"-T{machine.name}.ld"]
+            flags += [*core, "--specs=rdimon.specs", "-nostartfiles", f"-T{machine.name}.ld"]
             sources.append("start.c")
-        done = _run([compiler, *flags, *sources, "-o", program.name, "-Wl,--wrap=malloc", "-lm"], self.folder)
+        self._compile([compiler, *flags, translated, *sources, "-o", program.name, "-Wl,--wrap=malloc", "-lm"])
+        return Program(machine, program, *_sections(program, machine))
+
+    def _translated(self, compiler: str, flags: Sequence[str]) -> str:
+        """The object file of the network itself, which takes the time; compiled once for each core."""
+        key = (compiler, *flags)
+        if key not in self._objects:
+            name = f"network_{len(self._objects)}.o"
+            self._compile([*key, "-c", "network.c", "-o", name])
+            self._objects[key] = name
+        return self._objects[key]
+
+    def _compile(self, command: Sequence[str]) -> None:
+        done = _run(command, self.folder)
         if done.returncode:
             raise StdetError(
-                f"the C code of the network doesn't build for {machine.core if machine else 'this computer'}: "
-                f"{_last_lines(done)}",
+                f"the C code of the network doesn't build with {Path(command[0]).name}: {_last_lines(done)}",
                 "the folder keeps the sources; a network that is too large for the emulated memory fails here, too",
             )
-        return Program(machine, program, *_sections(program, machine))
+
+    def run_example(self, program: Program, picture: Path) -> list[str]:
+        """The lines that `main.c` of the deploy folder prints of a picture, a binary PPM.
+
+        Raises:
+            StdetError: as `run`.
+        """
+        (self.folder / "test_vector").mkdir(exist_ok=True)
+        shutil.copyfile(picture, self.folder / "test_vector" / "picture.ppm")
+        return self._start(program).stdout.splitlines()
 
     def run(self, program: Program, inputs: Sequence[np.ndarray]) -> Ran:
         """Feeds inputs one after the other.
@@ -203,21 +233,24 @@ class CNetwork:
         (self.folder / "inputs.bin").write_bytes(fed)
         for name in ("outputs.bin", "counts.bin", "boxes.bin"):
             (self.folder / name).unlink(missing_ok=True)
+        self._start(program)
+        return self._read(program, len(inputs))
+
+    def _start(self, program: Program) -> subprocess.CompletedProcess[str]:
         command = [str(program.path.resolve())]
         if program.machine is not None:
             command = [tool(QEMU), "-M", program.machine.name, "-nographic", "-monitor", "none", "-serial", "none"]
             command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
             command += ["-kernel", program.path.name]
         done = _run(command, self.folder)
-        answers = self.folder / "outputs.bin"
-        if done.returncode or not answers.exists():
+        if done.returncode:
             reason = {3: "the weights can't be read, or memory ran out", 99: "the core met a fault"}
             raise StdetError(
                 f"the network ended with {done.returncode} on {program.path.name}: "
                 f"{reason.get(done.returncode, _last_lines(done))}",
                 "a core with 16 MiB takes small networks only; the Cortex-M55 has 1 GiB here",
             )
-        return self._read(program, len(inputs))
+        return done
 
     def _read(self, program: Program, count: int) -> Ran:
         data, at, outputs = (self.folder / "outputs.bin").read_bytes(), 0, []

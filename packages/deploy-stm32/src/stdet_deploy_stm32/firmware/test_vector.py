@@ -87,7 +87,7 @@ def write_test_vector(vector: TestVector, firmware: Firmware, folder: Path) -> N
     document = {"format": FORMAT, "picture": vector.source, "width": width, "height": height, "boxes": boxes}
     (folder / "boxes.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = (
-        " ".join([box["class"], f"{box['score']:.4f}", *(f"{v:.2f}" for v in box["picture_xyxy"])]) for box in boxes
+        " ".join([box["class"], f"{box['score']:.4f}", *(f"{v:.3f}" for v in box["picture_xyxy"])]) for box in boxes
     )
     (folder / "boxes.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 extern uint32_t __stack_top, __bss_start, __bss_end;
-extern int main(void);
+extern int main(int count, char **arguments);
 extern void initialise_monitor_handles(void);
 extern void __libc_init_array(void);
 void reset(void);
@@ -46,5 +46,5 @@ void reset(void)
     (void)memset(&__bss_start, 0, (size_t)((char *)&__bss_end - (char *)&__bss_start));
     initialise_monitor_handles();
     __libc_init_array();
-    exit(main());
+    exit(main(0, 0)); /* there is no command line */
 }

@@ -65,7 +65,7 @@ int main(int count, char **arguments)
     for (i = 0; i < boxes; i++) {
         stdet_detection_t *box = &found[i];
         stdet_to_picture(&geometry, &picture, box);
-        (void)printf("%s %.4f %.2f %.2f %.2f %.2f\n", stdet_model_classes[box->label], (double)box->score,
+        (void)printf("%s %.4f %.3f %.3f %.3f %.3f\n", stdet_model_classes[box->label], (double)box->score,
                      (double)box->x1, (double)box->y1, (double)box->x2, (double)box->y2);
     }
     return 0;
