@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -239,3 +240,20 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     sweep(tmp_path)
     assert not (tmp_path / "set").exists()
     assert (tmp_path / "mine.bin").exists()
+
+
+def test_what_is_synced_was_opened_for_writing_as_windows_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    synced: list[int] = []
+
+    def fsync(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert len(synced) == 1

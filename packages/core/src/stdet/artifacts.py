@@ -121,7 +121,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         with _writing(target):
             yield temporary
-            with temporary.open("rb") as written:
+            with temporary.open("r+b") as written:  # Windows syncs no file that was opened for reading
                 os.fsync(written.fileno())
             _give_usual_mode(temporary, 0o666)
             temporary.replace(target)
