@@ -512,6 +512,32 @@ def test_an_integer_border_without_quantization_is_an_error(tmp_path: Path) -> N
         OnnxPredictor(ModelFile.at(path), OneBox())
 
 
+class Hungry(OneBox):
+    """Holds `most` images in memory; the score of each is its first value."""
+
+    most = 2
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 planets")
+        return (images[:, :1, 0, :5],)
+
+
+def test_out_of_memory_predicts_fewer_images_at_a_time_and_says_so_once() -> None:
+    notes: list[str] = []
+    images = torch.rand(7, 3, 8, 8)
+    predictor = TorchPredictor(Hungry(), note=notes.append)
+    for _ in range(2):
+        assert torch.equal(predictor(images).scores, images[:, :1, 0, 4:5])
+    assert notes == [f"out of memory: at most {n} images are predicted at a time now" for n in (3, 1)]
+
+
+def test_an_image_that_memory_does_not_hold_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hungry, "most", 0)
+    with pytest.raises(ModelError, match="out of memory on cpu, with a single image"):
+        TorchPredictor(Hungry())(torch.rand(4, 3, 8, 8))
+
+
 def test_the_torch_predictor_puts_the_mode_back_even_after_a_failure() -> None:
     class Fails(OneBox):
         def export_outputs(self, raw: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from stdet.errors import ModelError
 from stdet.interfaces.detector import Detector, Targets
 from stdet.interfaces.reporter import Reporter
 from stdet.nn.distributed import without_averaging, world_size
+from stdet.nn.memory import give_back_memory, is_out_of_memory
 from stdet.nn.precision import Precision
 
 
@@ -73,7 +74,7 @@ class Gradients:
                 for name, value in losses.items():
                     means[name] = means.get(name, 0.0) + value.detach() * share
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
         return means
@@ -84,8 +85,7 @@ class Gradients:
 
     def _halve(self, images: int) -> None:
         self._network.zero_grad(set_to_none=True)
-        if torch.device(self._device).type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory(self._device)
         if self.parts >= images or world_size() > 1:  # of several processes, the others wait within their backward pass
             raise ModelError(
                 f"out of memory on {self._device}",
@@ -105,7 +105,3 @@ def _split(batch: Batch, parts: int) -> list[tuple[Batch, float]]:
         (Batch(batch.images[s], Targets(boxes[s], labels[s]), batch.indices[s]), len(batch.images[s]) / count)
         for s in pieces
     ]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ from stdet.errors import ArtifactError, ModelError
 from stdet.extras import need
 from stdet.interfaces.deploy import PlacedNetwork
 from stdet.interfaces.detector import Candidates, Decoder, Detector
+from stdet.nn.memory import give_back_memory, is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
@@ -27,23 +31,60 @@ class Predictor(Protocol):
 
 
 class TorchPredictor:
-    """A torch model in eval mode; its own mode is put back after each call."""
+    """A torch model in eval mode; its own mode is put back after each call.
 
-    def __init__(self, detector: Detector, device: str = "cpu") -> None:
+    A batch that memory doesn't hold is predicted in parts, and so are all that follow.
+    """
+
+    def __init__(self, detector: Detector, device: str = "cpu", note: Callable[[str], None] = log.warning) -> None:
+        """Args:
+        note: tells people that memory ran out.
+        """
         self._detector = detector
         self._device = device
+        self._note = note
+        self._most: int | None = None
 
     def __call__(self, images: Tensor) -> Candidates:
-        """Candidates, on the detector's device, for float32 images (B, C, H, W), preprocessed already."""
+        """Candidates, on the detector's device, for float32 images (B, C, H, W), preprocessed already.
+
+        Raises:
+            ModelError: memory doesn't hold a single image.
+        """
         training = self._detector.training
         self._detector.eval()
         try:
-            with torch.no_grad():
-                raw = self._detector(images.to(self._device))
-                outputs = self._detector.export_outputs(raw)
-                return self._detector.decode(outputs, (images.shape[2], images.shape[3]))
+            while (found := self._attempt(images)) is None:
+                self._halve(min(len(images), self._most or len(images)))
+            return found
         finally:
             self._detector.train(training)
+
+    @torch.no_grad()
+    def _attempt(self, images: Tensor) -> Candidates | None:
+        """As a call; None when memory ran out."""
+        parts = images.split(self._most or max(1, len(images)))
+        try:
+            found = [self._predict(part) for part in parts]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        if len(found) == 1:
+            return found[0]
+        boxes, scores = torch.cat([one.boxes for one in found]), torch.cat([one.scores for one in found])
+        return Candidates(boxes, scores, found[0].multi_label)
+
+    def _predict(self, images: Tensor) -> Candidates:
+        outputs = self._detector.export_outputs(self._detector(images.to(self._device)))
+        return self._detector.decode(outputs, (images.shape[2], images.shape[3]))
+
+    def _halve(self, count: int) -> None:
+        give_back_memory(self._device)
+        if count <= 1:
+            raise ModelError(f"out of memory on {self._device}, with a single image", "lower model.input_shape")
+        self._most = count // 2
+        self._note(f"out of memory: at most {self._most} images are predicted at a time now")
 
 
 @dataclass(frozen=True)

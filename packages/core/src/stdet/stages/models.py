@@ -137,7 +137,8 @@ def predictor_of(run: Run, source: ModelFile | None, place: str) -> tuple[Predic
     if place != HOST:
         raise ModelError(f"a checkpoint can't run at {place}", "export or quantize it first, and name the ONNX file")
     detector = detector_of(run, source)
-    return TorchPredictor(detector.to(run.builder.device()), run.builder.device()), detector.spec
+    device = run.builder.device()
+    return TorchPredictor(detector.to(device), device, run.reporter.note), detector.spec
 
 
 def _placed(run: Run, source: ModelFile, host: OnnxPredictor, place: str) -> PlacedPredictor:

@@ -145,5 +145,5 @@ def _class_names(weights: Path) -> tuple[str, ...] | None:
 
 
 def _validate(run: Run, model: Detector, dataset: DetectionDataset, stop: Callable[[], bool]) -> Mapping[str, float]:
-    report = score(run, TorchPredictor(model, run.builder.device()), model.spec, dataset, "validation", stop=stop)
-    return report.scalars()
+    predictor = TorchPredictor(model, run.builder.device(), run.reporter.note)
+    return score(run, predictor, model.spec, dataset, "validation", stop=stop).scalars()
