@@ -33,7 +33,7 @@ def test_a_failed_chain_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch:
     with pytest.raises(QuantizationError) as caught:
         api.run(api.load_config(tmp_path / "config.yaml"), SilentReporter())
     monkeypatch.undo()
-    _, command = caught.value.__notes__[0].splitlines()
+    *_, command = caught.value.__notes__[0].splitlines()
     stdet, run, config, *overrides = shlex.split(command)
     assert (stdet, run) == ("stdet", "run")
     result = api.run(api.load_config(Path(config), overrides), SilentReporter())

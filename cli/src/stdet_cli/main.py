@@ -141,6 +141,9 @@ def run(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML config file")] = None,
     overrides: Overrides = None,
     time_budget: TimeBudget = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="go on with the run of this folder, as it was begun")
+    ] = None,
     config_path: Annotated[
         Path | None, typer.Option("--config-path", help="folder of the config, as the reference's command takes it")
     ] = None,
@@ -154,6 +157,11 @@ def run(
     with session(as_json, verbose) as ui:
         from stdet import api
 
+        if resume is not None:
+            if config or overrides or time_budget or config_path or config_name:
+                raise ConfigError("a run goes on with its own config", f"stdet run --resume {resume}, and nothing else")
+            ui.result(api.resume(resume, ui.reporter))
+            return
         path, given = api.named_config(config, overrides or (), config_path, config_name)
         ui.result(api.run(api.load_config(path, _budget(given, time_budget)), ui.reporter))
 

@@ -356,6 +356,32 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     Raises:
         StdetError: a mistake of the user's; what earlier stages finished stays in the folder.
     """
+    return _run(config, reporter, callbacks, None)
+
+
+def resume(folder: Path, reporter: Reporter) -> RunResult:
+    """Go on with a run that ended early, from its first unfinished stage, in its folder and with its config.
+
+    A training goes on from its latest checkpoint. Of finished stages, nothing is done again.
+
+    Raises:
+        StdetError: no run's folder, a file of a finished stage is gone or another, or as `run`.
+    """
+    from stdet.runs.record import RunRecord
+
+    record = RunRecord.read(folder)
+    config = load_config(folder / "config.yaml")
+    latest = folder / config.general.saved_models_dir / "latest_ckpt.pth"
+    if config.mode.trains and not record.steps and latest.is_file():
+        given = f"training.resume_training_from={json.dumps(str(latest), ensure_ascii=False)}"
+        config = load_config(folder / "config.yaml", [given])
+    if len(record.steps) == len(config.mode.stages):
+        reporter.note(f"{folder} is finished: {', '.join(config.mode.stages)}")
+        return _result(record, None)
+    return _run(config, reporter, (), record)
+
+
+def _run(config: Config, reporter: Reporter, callbacks: Sequence[Callback], begun: RunRecord | None) -> RunResult:
     from stdet import stages
     from stdet.build import Builder
     from stdet.fitting import before_training
@@ -368,26 +394,31 @@ def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) 
     from stdet.stages.run import Run
     from stdet.stages.track import trackers_of
 
-    notes = [*config.notes, *check_libraries(config, config.mode.stages)]
+    left = config.mode.stages[len(begun.steps) if begun else 0 :]
+    notes = [*config.notes, *check_libraries(config, left)]
     builder = Builder(config, _plugins()[0])
     check_agreement(builder)
     check_tools(builder)
     with process_group(config.training.device):
-        folder = from_main(lambda: new_folder(Path(config.hydra.run.dir)))
-        record = RunRecord(folder, writes=is_main())
+        folder = begun.folder if begun else from_main(lambda: new_folder(Path(config.hydra.run.dir)))
+        record = begun or RunRecord(folder, config.mode.name)
+        record.writes = is_main()
         state = Run(builder, record, reporter if is_main() else SilentReporter(), callbacks=callbacks)
+        state.model, state.float_onnx = record.left_model("model"), record.left_model("float_onnx")
         with log_file(folder / "stdet.log") if is_main() else nullcontext() as log:
             if log is not None:
                 state.reporter = Reporters(reporter, LineReporter(log))
+            if is_main() and not begun:
                 write_text(folder / "config.yaml", config_yaml(config))
+            record.begin()
             for note in notes:
                 state.reporter.note(note)
-            if config.mode.trains and is_main():
+            if "train" in left and is_main():
                 before_training(state.builder, state.reporter)
             try:
                 with trackers_of(state) as state.tracker:
-                    for index, name in enumerate(config.mode.stages):
-                        with told_how_to_go_on(state, config.mode.stages[index:]):
+                    for index, name in enumerate(left):
+                        with told_how_to_go_on(state, left[index:]):
                             stages.do(name, state)
             except Rejected as error:
                 error.result = _result(record, log)
@@ -399,7 +430,7 @@ def _result(record: RunRecord, log: Callable[[str], None] | None) -> RunResult:
     """What a run found; its tables stand in its log, too."""
     from stdet.runs.summary import summary
 
-    table = summary(record)
+    table = summary(record.document())
     tables = [*record.tables, *([table] if table.rows else [])]
     if log is not None:
         for each in tables:

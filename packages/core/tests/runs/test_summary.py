@@ -28,7 +28,7 @@ def files(tmp_path: Path) -> tuple[ModelFile, ModelFile]:
 
 
 def rows(record: RunRecord) -> dict[str, dict[str, str]]:
-    table = summary(record)
+    table = summary(record.document())
     return {row[0]: dict(zip(table.columns[1:], row[1:], strict=True)) for row in table.rows}
 
 
@@ -114,7 +114,7 @@ def test_what_stages_say_survives_json_and_what_says_nothing_of_a_form_has_no_ro
     record.add(Trained(ModelFile(tmp_path / "b.pth", "checkpoint"), tmp_path / "l.pth", 1, 0.5, None, 2.0, tmp_path))
     record.add(Predicted(3, tmp_path, THRESHOLDS))
     record.add(NotQuantized("no", {"left": [1]}))
-    assert summary(record).rows == []
+    assert summary(record.document()).rows == []
     record.add(Quantized(files[1], 512, files[0], {"method": "m"}))  # a second try takes the place of the first
     document = json.loads((tmp_path / "run.json").read_text())
     assert document == record.document()

@@ -85,7 +85,7 @@ def test_a_training_that_stopped_goes_on_from_its_checkpoint_and_odd_names_are_q
 def test_what_ends_a_run_carries_the_commands() -> None:
     with pytest.raises(KeyboardInterrupt) as stopped, told_how_to_go_on(a_run(Path("/r"), "train"), ("export",)):
         raise KeyboardInterrupt
-    assert stopped.value.__notes__[0].startswith("what is finished stays in /r; go on with\nstdet run /r/config.yaml")
+    assert "go on with\nstdet run --resume /r\nor" in stopped.value.__notes__[0]
     nothing = a_run(Path("/r"))
     with pytest.raises(ValueError, match="bug") as bare, told_how_to_go_on(nothing, ("evaluate",)):
         raise ValueError("bug")

@@ -36,6 +36,25 @@ class StageResult(ABC):
         """The model files that it made or looked at."""
         return ()
 
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        """What the stage wrote and what is worth keeping of it; None for what wasn't asked for. `folder` is the run's."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Restored(StageResult):
+    """What an earlier start of the run found out, as its record has it."""
+
+    stage: str
+    document: dict[str, Any] | list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.stage
+
+    def to_dict(self) -> dict[str, Any] | list[dict[str, Any]]:
+        return self.document
+
 
 @dataclass(frozen=True)
 class Trained(StageResult):
@@ -60,6 +79,9 @@ class Trained(StageResult):
     def models(self) -> tuple[ModelFile, ...]:
         return (self.best,)
 
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return (self.best.path, self.best.path.with_name("history.json"), self.curves)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "best_checkpoint": str(self.best.path),
@@ -83,6 +105,9 @@ class Exported(StageResult):
 
     def models(self) -> tuple[ModelFile, ...]:
         return (self.model,)
+
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return (self.model.path,)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self.report)
@@ -120,6 +145,9 @@ class Evaluated(StageResult):
     def models(self) -> tuple[ModelFile, ...]:
         return (self.model,) if self.model is not None else ()
 
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return (folder / "reports" / f"{self.name}.json", self.picture, self.precision_recall)
+
     def to_dict(self) -> dict[str, Any]:
         pictures = {"picture": self.picture, "precision_recall": self.precision_recall}
         files = {name: None if path is None else str(path) for name, path in pictures.items()}
@@ -146,6 +174,9 @@ class Quantized(StageResult):
 
     def models(self) -> tuple[ModelFile, ...]:
         return (self.model,) if self.source is None else (self.source, self.model)
+
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return (self.model.path,)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -184,6 +215,9 @@ class Predicted(StageResult):
 
     name = "predict"
 
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return (self.folder / "predictions.json",)
+
     def to_dict(self) -> dict[str, Any]:
         return {"images": self.images, "folder": str(self.folder), "thresholds": self.thresholds.to_dict()}
 
@@ -199,8 +233,11 @@ class Benched(StageResult):
     def models(self) -> tuple[ModelFile, ...]:
         return tuple(model for model, _ in self.reports)
 
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return (folder / "reports" / "bench.json",)
+
     def to_dict(self) -> list[dict[str, Any]]:
-        documents = [dataclasses.asdict(report) for _, report in self.reports]
+        documents = [dataclasses.asdict(report) | {"form": model.form} for model, report in self.reports]
         return json.loads(json.dumps(documents))  # type: ignore[no-any-return]  # tuples become lists
 
 
@@ -222,6 +259,9 @@ class Deployed(StageResult):
 
     def models(self) -> tuple[ModelFile, ...]:
         return (self.model,)
+
+    def files(self, folder: Path) -> tuple[Path | None, ...]:
+        return tuple(self.report.folder / name for name in self.report.files)
 
     def to_dict(self) -> dict[str, Any]:
         return {

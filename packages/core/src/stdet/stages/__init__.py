@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from stdet.nn.distributed import from_main, is_main
+from stdet.runs.results import StageResult
 from stdet.stages import bench, deploy, evaluate, export, predict, quantize, train
 from stdet.stages.run import Run
 from stdet.stages.track import track
@@ -26,12 +28,16 @@ SHARED = frozenset({"train", "evaluate"})
 def do(name: str, run: Run) -> None:
     """Do the stage `name`; every process ends up with the main process's model file."""
     run.reporter.stage(name)
+    begun = time.monotonic()
     known = set(map(id, run.record.results.values()))
+    new: list[StageResult] = []
     try:
         if is_main() or name in SHARED:
             WORK[name](run)
     finally:
-        for result in run.record.results.values():
-            if id(result) not in known:
-                track(run.tracker, result, run.folder)
+        new += [result for result in run.record.results.values() if id(result) not in known]
+        for result in new:
+            track(run.tracker, result, run.folder)
     run.model, run.float_onnx = from_main(lambda: (run.model, run.float_onnx))
+    names = [result.name for result in new]
+    run.record.finish(name, names, time.monotonic() - begun, run.model, run.float_onnx)

@@ -30,7 +30,12 @@ def told_how_to_go_on(run: Run, left: Sequence[str]) -> Iterator[None]:
         yield
     except BaseException as error:
         if run.record.writes and (commands := commands_to_go_on(run, left)):
-            error.add_note("\n".join([f"what is finished stays in {run.folder}; go on with", *commands]))
+            done = ", ".join(step["stage"] for step in run.record.steps)
+            told = [
+                f"{left[0]} didn't finish; {f'finished: {done}; it stays' if done else 'what there is stays'} in {run.folder}"
+            ]
+            told += ["go on with", shlex.join(["stdet", "run", "--resume", str(run.folder)])]
+            error.add_note("\n".join([*told, "or, with other settings, in a folder of its own, with", *commands]))
         raise
 
 

@@ -10,7 +10,7 @@ from stdet.build import flat_settings
 from stdet.extras import has
 from stdet.interfaces.tracker import Tracker
 from stdet.nn.distributed import is_main
-from stdet.runs.results import Benched, Evaluated, Exported, Quantized, StageResult, Trained
+from stdet.runs.results import Benched, Evaluated, Quantized, StageResult, Trained
 from stdet.stages.run import Run
 from stdet.tracking import TrackedRun, Trackers, open_trackers
 
@@ -34,7 +34,7 @@ def track(tracker: Tracker, result: StageResult, folder: Path) -> None:
     numbers = {name: float(value) for name, value in _numbers(result) if value is not None}
     if numbers:
         tracker.scalars(result.best_epoch if isinstance(result, Trained) else 0, numbers)
-    for path in _files(result, folder):
+    for path in result.files(folder):
         if path is not None and path.is_file():
             tracker.file(path)
 
@@ -55,14 +55,3 @@ def _numbers(result: StageResult) -> Iterator[tuple[str, float | None]]:
                 (f"{where}_activations_bytes", report.activations_bytes),
                 (f"{where}_macc", report.macc),
             )
-
-
-def _files(result: StageResult, folder: Path) -> Iterator[Path | None]:
-    if isinstance(result, Trained):
-        yield from (result.best.path, result.best.path.with_name("history.json"), result.curves)
-    if isinstance(result, Evaluated):
-        yield from (folder / "reports" / f"{result.name}.json", result.picture, result.precision_recall)
-    if isinstance(result, Exported | Quantized):
-        yield result.model.path
-    if isinstance(result, Benched):
-        yield folder / "reports" / "bench.json"

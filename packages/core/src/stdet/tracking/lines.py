@@ -41,7 +41,8 @@ class CsvTracker:
     def __init__(self, folder: Path) -> None:
         self._file = _open(folder / "metrics.csv")
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(["step", "name", "value"])
+        if self._file.tell() == 0:
+            self._rows.writerow(["step", "name", "value"])
 
     def params(self, params: Mapping[str, Any]) -> None:
         """They are in config.yaml."""
@@ -58,5 +59,6 @@ class CsvTracker:
 
 
 def _open(path: Path) -> TextIO:
+    """A run that goes on adds to what is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w", encoding="utf-8", newline="")
+    return path.open("a", encoding="utf-8", newline="")
