@@ -17,6 +17,7 @@ from stdet.interfaces.dataset import DatasetWriter, WrittenSplit
 from stdet.interfaces.family import ModelFamily, Options
 from stdet.interfaces.heads import HEADS, HeadForm
 from stdet.interfaces.registered import fault_of
+from stdet.interfaces.target import TargetFacts
 from stdet.known import known
 from stdet.registry import KINDS, Catalogue, Entry
 from stdet.structures import Annotation, Preprocess
@@ -106,6 +107,18 @@ def test_a_board_without_its_package_says_how_to_get_it() -> None:
     with pytest.raises(PluginError, match="provided by stdet-deploy-stm32, which is not installed") as caught:
         Catalogue([]).entry("targets", "nucleo-f401re")
     assert caught.value.hint == "pip install stdet-deploy-stm32"
+
+
+def test_two_boards_of_one_name_keep_the_facts_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("planted_boards")
+    module.ONE, module.OTHER = TargetFacts(backends=("one",)), TargetFacts(backends=("other",))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "planted_boards", module)
+    boards = [
+        entry("m7", kind="targets", distribution=who, facts=f"planted_boards:{name}")
+        for who, name in (("acme", "ONE"), ("bolt", "OTHER"))
+    ]
+    found = Catalogue(boards).targets()
+    assert {name: facts.backends for name, facts in found.items()} == {"m7": ("one",), "bolt/m7": ("other",)}
 
 
 def test_every_kind_has_a_row_in_the_table_of_our_own_names() -> None:

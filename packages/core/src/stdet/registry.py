@@ -185,7 +185,10 @@ class Catalogue:
         return resolve(entry, "target facts", entry.facts) if entry.facts else TargetFacts()
 
     def targets(self) -> dict[str, Any]:
-        """The facts of all boards, each once, by the name of the first board that they hold for."""
+        """The facts of all boards, each once, by the name of the first board that they hold for.
+
+        Where two distributions have a board of one name, the second one's is under its full name.
+        """
         found: dict[str, Any] = {}
         for entry in self.entries("targets"):
             try:
@@ -194,7 +197,8 @@ class Catalogue:
                 log.warning("%s", error.message)
                 continue
             if all(facts is not other for other in found.values()):
-                found[entry.name] = facts
+                name = entry.name if entry.name not in found else f"{entry.distribution}/{entry.name}"
+                found[name] = facts
         return found
 
     def family(self, model_name: str) -> Any:
