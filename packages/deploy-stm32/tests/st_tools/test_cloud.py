@@ -422,6 +422,10 @@ def test_an_expired_token_is_renewed_once_and_kept_for_its_owner_only(
     file = tmp_path / "token"
     file.write_text("old")
     played.token = "new-t0ken"
+    played.faults[VERSIONS] = [
+        answer(401),
+        answer(200, [{"version": "4.0.1", "isLatest": True}]),
+    ]  # at the first request
     refresh = "/api/user_service/login/refresh"
     played.faults[refresh] = [answer(200, {"access_token": "new-t0ken", "refresh_token": "again-2"})]
     assert bench(token=Token("expired", "again-1", file)).latency_ms == 21.5

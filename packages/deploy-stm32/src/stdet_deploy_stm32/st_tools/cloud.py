@@ -58,7 +58,8 @@ class Cloud:
         Raises:
             ToolFailure: `version` when the cloud doesn't have it; or see `Service`.
         """
-        entries = self._of(self.service.get("/assets/versions.json"), list, "the list of versions")
+        answer = self._asked(lambda: self.service.get("/assets/versions.json"))
+        entries = self._of(answer, list, "the list of versions")
         known = {str(e["version"]): e for e in entries if isinstance(e, dict) and e.get("version")}
         if wanted is None:
             latest = next((name for name, entry in known.items() if entry.get("isLatest")), None)
