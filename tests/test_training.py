@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from stdet import api
+from stdet import api, stages
 from stdet.build import Builder
 from stdet.engine.callbacks import Callback, ClipGradNorm, EarlyStopping, TimeBudget
+from stdet.engine.checkpoint import read_checkpoint
 from stdet.engine.trainer import Trainer
 from stdet.errors import StdetError
 from stdet.interfaces.reporter import SilentReporter
@@ -243,11 +245,42 @@ def test_synchronized_batch_norm_is_refused_where_there_is_none(data: Path) -> N
     given = [
         f"hydra.run.dir={data / 'run'}",
         *paths(data, "coco"),
-        "training.device=cpu",
         "training.sync_batch_norm=True",
     ]
     with pytest.raises(StdetError, match="sync_batch_norm works on CUDA devices only"):
         api.run(api.load_config(data / "config.yaml", given), SilentReporter())
+    with pytest.raises(StdetError, match=r"training\.device is cpu"):
+        api.load_config(data / "config.yaml", [*given, "training.device=cpu"])
+
+
+def test_a_chain_that_was_killed_after_its_training_goes_on_with_the_next_stage(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "config.yaml").write_text(
+        f"operation_mode: training\nmodel: {{ model_name: {SSD}, input_shape: [3, 96, 96] }}\n"
+        "general: { saved_models_dir: models }\n"
+        "training: { batch_size: 4, epochs: 2, device: cpu, optimizer: { SGD: { learning_rate: 0.01 } } }\n"
+    )
+    given = [f"hydra.run.dir={data / 'run'}", *paths(data, "coco"), "training.resume_training_from=auto"]
+
+    def run(*changes: str) -> dict[str, Any]:
+        return api.run(api.load_config(data / "config.yaml", [*given, *changes]), SilentReporter()).document["stages"]
+
+    with monkeypatch.context() as killed:
+        killed.setitem(stages.WORK, "export", lambda run: sys.exit(1))
+        with pytest.raises(SystemExit):
+            run()
+    first = read_checkpoint(data / "run" / "models" / "latest_ckpt.pth")
+    again = run()
+    assert again["train"]["best_checkpoint"] == str(data / "run_1" / "models" / "best_ckpt.pth")
+    second = read_checkpoint(data / "run_1" / "models" / "latest_ckpt.pth")
+    assert torch.equal(first["generators"]["torch"], second["generators"]["torch"])  # no step was taken
+    assert second["history"] == first["history"]
+    assert "export" in again
+    assert len(list((data / "run_1" / "models").glob("*.onnx"))) == 1
+    run("dataset.seed=7")
+    other = read_checkpoint(data / "run_2" / "models" / "latest_ckpt.pth")
+    assert other["history"] != first["history"]  # another config is another training
 
 
 def test_a_time_budget_has_a_unit(data: Path) -> None:

@@ -272,7 +272,7 @@ def test_batch_norm_is_synchronized_where_asked_for(train: Train, monkeypatch: p
     monkeypatch.setattr("stdet.stages.train.synchronize_batch_norm", lambda model, device: asked.append(device))
     train()
     assert not asked
-    train("training.sync_batch_norm=True")
+    train("training.sync_batch_norm=True", "training.device=auto")
     assert asked == ["cpu"]
 
 

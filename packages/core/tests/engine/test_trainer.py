@@ -433,7 +433,20 @@ def test_start_epoch_overrides_the_epoch_of_the_checkpoint(tmp_path: Path) -> No
     make_trainer(tmp_path / "first", epochs=4).fit()
     again = make_trainer(tmp_path / "second", epochs=4)
     again.resume(tmp_path / "first" / "latest_ckpt.pth", start_epoch=3)
-    assert len(again.fit().history) == 4 + 1
+    assert [row["epoch"] for row in again.fit().history] == [1, 2, 3, 4]  # none of them twice
+
+
+class LossOfItsRank(Callback):
+    def after_step(self, trainer: Trainer) -> None:
+        trainer.losses.sums["total"] = torch.tensor(float(rank() + 1) * trainer.losses.steps)
+
+
+def mean_losses(folder: Path) -> float:
+    return make_trainer(folder, epochs=1, no_aug_epochs=0, callbacks=[LossOfItsRank()]).fit().history[0]["total"]
+
+
+def test_the_history_has_the_losses_of_all_processes(tmp_path: Path, training_in_two: InTwo) -> None:
+    assert training_in_two(mean_losses, tmp_path) == [1.5, 1.5]
 
 
 def test_accumulating_two_batches_equals_one_batch_of_twice_the_size_without_batch_norm(tmp_path: Path) -> None:

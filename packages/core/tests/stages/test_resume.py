@@ -13,7 +13,7 @@ import torch
 
 from stdet.engine.checkpoint import save_checkpoint
 from stdet.engine.resume import RunFacts
-from stdet.stages.resume import checkpoint_to_resume
+from stdet.stages.resume import Resumed, checkpoint_to_resume
 from stdet.stages.run import Run
 
 OPTIMIZER = ["SGD", [{"learning_rate": 0.1, "momentum": 0.9}]]
@@ -26,7 +26,9 @@ def a_run(folder: Path, wanted: str | None = "auto") -> tuple[Run, list[str]]:
     training = SimpleNamespace(resume_training_from=wanted, epochs=10)
     config = SimpleNamespace(training=training, general=SimpleNamespace(saved_models_dir="models"))
     run = SimpleNamespace(
-        builder=SimpleNamespace(config=config), folder=folder / "mine", reporter=SimpleNamespace(note=notes.append)
+        builder=SimpleNamespace(config=config, catalogue=None),
+        folder=folder / "mine",
+        reporter=SimpleNamespace(note=notes.append),
     )
     return cast("Run", cast("Any", run)), notes
 
@@ -74,7 +76,7 @@ def test_auto_takes_the_newest_that_fits_and_says_what_it_passed_over(tmp_path: 
     neighbour(tmp_path, "finished", 6, epoch=10)
     neighbour(tmp_path, "ended early", 7, ending="no better AP")
     run, notes = a_run(tmp_path)
-    assert checkpoint_to_resume(run, MINE) == whole
+    assert checkpoint_to_resume(run, MINE) == Resumed(whole)
     said = "\n".join(notes)
     assert len(notes) == 5
     for text in (
@@ -97,4 +99,4 @@ def test_auto_starts_anew_when_nothing_fits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", [None, "some/latest_ckpt.pth"])
 def test_a_path_is_taken_as_it_is(wanted: str | None, tmp_path: Path) -> None:
     run, _ = a_run(tmp_path, wanted)
-    assert checkpoint_to_resume(run, MINE) == (wanted and Path(wanted))
+    assert checkpoint_to_resume(run, MINE) == (Resumed(Path(wanted)) if wanted else None)

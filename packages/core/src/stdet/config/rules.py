@@ -227,6 +227,8 @@ class Rules:
         if self.mode.trains and isinstance(schedule, ScheduleOptions):
             for sentence in schedule.notes(training.epochs):
                 self.note(sentence)
+        if training.sync_batch_norm and training.device == "cpu":
+            self.problem("training.sync_batch_norm", "works on CUDA devices only, and training.device is cpu")
         if training.start_epoch and not training.resume_training_from:
             self.problem("training.start_epoch", "has a meaning only with resume_training_from")
         if training.start_epoch is not None and training.start_epoch >= training.epochs:

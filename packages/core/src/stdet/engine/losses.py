@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from stdet.nn.distributed import mean_over_ranks
+
 
 class LossSums:
     """Adds up the losses of steps, on the device they arise on.
@@ -29,8 +31,10 @@ class LossSums:
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """The mean of each loss over the steps."""
-        return {name: value / max(1, self.steps) for name, value in read_back(self.sums).items()}
+        """The mean of each loss over the steps of all processes; every one of them must ask."""
+        own = read_back(self.sums)
+        means = mean_over_ranks(torch.tensor(list(own.values()), dtype=torch.float64) / max(1, self.steps))
+        return dict(zip(own, means.tolist(), strict=True))
 
 
 def read_back(scalars: Mapping[str, Tensor]) -> dict[str, float]:

@@ -160,6 +160,8 @@ class Trainer:
             ArtifactError: a checkpoint can't be written; the one before survives.
         """
         started = time.perf_counter()
+        if self.epoch >= self.settings.epochs or self.ending is not None:
+            self._save("latest_ckpt.pth")  # as every training leaves it
         with stop_requests() as self.stop_requested, closing(self.loader):
             try:
                 while self.epoch < self.settings.epochs and self.ending is None:
@@ -369,14 +371,16 @@ class Trainer:
             "generators": generator_states(self.settings.device),
         }
 
-    def resume(self, path: Path, start_epoch: int | None = None) -> None:
+    def resume(self, path: Path, start_epoch: int | None = None, *, finished: bool = False) -> None:
         """Continue the run that wrote `path`.
 
         Its best weights come along: `best_ckpt.pth` beside `path` is copied into this run's folder.
 
         Args:
             path: `latest_ckpt.pth`, or any other checkpoint of a run.
-            start_epoch: begin with this epoch (from 0) instead of the one the checkpoint stopped in.
+            start_epoch: begin with this epoch (from 0) instead of the one the checkpoint stopped in; what the history has of
+                it and later ones goes.
+            finished: take the training as done, though it ended before its last epoch.
 
         Raises:
             ArtifactError: the checkpoint belongs to another model, or to a run whose data, batch size or EMA setting
@@ -399,7 +403,9 @@ class Trainer:
         self.losses = LossSums(state["losses"], self.step) if "losses" in state else LossSums()
         if start_epoch is not None:
             self.epoch, self.step, self.losses = start_epoch, 0, LossSums()
-        self.best_score, self.best_epoch, self.history = state["best_score"], state["best_epoch"], state["history"]
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        self.history = [row for row in state["history"] if row["epoch"] <= self.epoch]
+        self.ending = state["ending"] if finished else None
         restore_generators(state["generators"], self.settings.device)
         if self.best_epoch and is_main():
             best = path.with_name("best_ckpt.pth")

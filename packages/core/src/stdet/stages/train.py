@@ -53,7 +53,7 @@ def train(run: Run) -> None:
     if resume is None:
         _start_weights(run, detector)
     elif is_main():
-        remove_leftovers(resume.parent)
+        remove_leftovers(resume.path.parent)
     precision = choose_precision(device, config.training.fp16)
     run.reporter.note(
         f"{spec.model_name}: {len(train_set)} training and {len(validation)} validation images, "
@@ -80,7 +80,7 @@ def train(run: Run) -> None:
             [*builder.callbacks(), history, *run.callbacks],
         )
         if resume:
-            trainer.resume(resume, config.training.start_epoch or None)
+            trainer.resume(resume.path, config.training.start_epoch or None, finished=resume.finished)
         result = trainer.fit()
     if not is_main():
         return
