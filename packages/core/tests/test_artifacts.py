@@ -23,6 +23,7 @@ from stdet.artifacts import (
     atomic_folder,
     atomic_path,
     cache_folder,
+    check_room,
     is_onnx,
     remove_leftovers,
     sha256_file,
@@ -257,3 +258,12 @@ def test_what_is_synced_was_opened_for_writing_as_windows_wants_it(
     write_text(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
     assert len(synced) == 1
+
+
+def test_room_is_looked_for_before_it_is_needed(tmp_path: Path) -> None:
+    check_room(tmp_path / "models", 1000)
+    with pytest.raises(ArtifactError, match="cannot write"):
+        check_room(tmp_path / "models", 1 << 60)
+    with pytest.raises(ArtifactError, match="cannot write"):
+        check_room(Path("/dev/null/models"), 1)
+    assert list((tmp_path / "models").iterdir()) == []

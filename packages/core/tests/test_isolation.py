@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from stdet.errors import Interrupted
-from stdet.isolation import LONGEST_REASON, ForeignError, isolated, told
+from stdet.isolation import LONGEST_REASON, ForeignError, borrowed_home, isolated, told
 
 
 class Own(BaseException):
@@ -94,3 +96,19 @@ def test_it_works_outside_of_the_main_thread() -> None:
 def test_a_message_is_one_short_line() -> None:
     assert told(ValueError("a\n  b")) == "ValueError: a b"
     assert len(told(ValueError("x" * 10_000))) < LONGEST_REASON + 30
+
+
+def test_who_has_neither_home_nor_name_is_lent_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with borrowed_home():
+        home = Path.home()
+        assert home.is_dir()
+        assert getpass.getuser() == str(os.getuid())
+    assert not home.exists()
+    assert "HOME" not in os.environ

@@ -52,6 +52,11 @@ def test_a_name_is_built_by_the_target_of_its_own_catalogue() -> None:
     assert type(Catalogue([entry("flat", "collections:Counter")]).build("schedulers", "flat", "aab")) is Counter
 
 
+def test_a_factory_that_ends_the_program_is_told_with_its_distribution() -> None:
+    with pytest.raises(PluginError, match=r"acme 1\.0 ended the program \(SystemExit\(0\)\) when scheduler `flat`"):
+        Catalogue([entry("flat", "sys:exit")]).build("schedulers", "flat", 0)
+
+
 def test_names_are_kept_apart_by_kind() -> None:
     catalogue = Catalogue([entry("yolox", kind="transforms"), entry("cosine")])
     assert {kind: catalogue.names(kind) for kind in KINDS if catalogue.names(kind)} == {

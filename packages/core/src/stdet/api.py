@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stdet.artifacts import ModelFile, cache_folder, is_model, is_onnx, write_json, write_text
 from stdet.errors import ConfigError, PluginError, Rejected, StdetError
 from stdet.extras import command, has, need
+from stdet.isolation import borrowed_home
 from stdet.plugins.choice import left_out, owner
 from stdet.plugins.loader import PluginState, installed, load_plugins
 from stdet.runs.environment import installed_versions
@@ -345,6 +346,7 @@ def plot_schedule(config: Config, picture: Path, steps_per_epoch: int | None = N
     }
 
 
+@borrowed_home()
 def run(config: Config, reporter: Reporter, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Run the stages of `config.mode` in a new folder.
 

@@ -225,15 +225,38 @@ def write_json(target: Path, document: dict[str, Any]) -> None:
     write_text(target, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Check that `size` bytes can be written into `folder`, which is made.
+
+    Raises:
+        ArtifactError: the disk is too full, or the folder can't be written.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+
+
 def cache_folder() -> Path:
     """Where stdet keeps what it can make again: `STDET_CACHE`, else `stdet` in `XDG_CACHE_HOME`, else in `~/.cache`.
 
     Not made here; all that is in it may be deleted at any time.
+
+    Raises:
+        ArtifactError: neither is set, and there is no home.
     """
     if chosen := os.environ.get("STDET_CACHE"):
         return Path(chosen).expanduser().absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "stdet"  # XDG: relative paths are to be ignored
+    if base.is_absolute():  # XDG: relative paths are to be ignored
+        return base / "stdet"
+    try:
+        return Path.home() / ".cache" / "stdet"
+    except RuntimeError as error:
+        raise ArtifactError("there is no home folder to keep a cache in", "set STDET_CACHE or HOME") from error
 
 
 def sha256_file(path: Path) -> str:

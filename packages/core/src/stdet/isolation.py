@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from stdet.errors import Interrupted
@@ -77,3 +82,26 @@ def _interrupts() -> Iterator[list[int]]:
         yield delivered
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def borrowed_home() -> Iterator[None]:
+    """Where the system knows neither home nor name of the user, as in a container with an unknown uid, both are lent: torch,
+    matplotlib and others ask for them and fail."""
+    lent: dict[str, str] = {}
+    try:
+        Path.home()
+    except RuntimeError:
+        lent["HOME"] = tempfile.mkdtemp(prefix="stdet_home_")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        lent["USER"] = str(os.getuid())
+    os.environ.update(lent)
+    try:
+        yield
+    finally:
+        for name in lent:
+            os.environ.pop(name, None)
+        if "HOME" in lent:
+            shutil.rmtree(lent["HOME"], ignore_errors=True)

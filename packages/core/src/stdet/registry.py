@@ -317,13 +317,20 @@ class Catalogue:
         """Import what `name` stands for and call it with `args`.
 
         Raises:
-            PluginError: as `entry`, or the target can't be imported or called.
+            PluginError: as `entry`, or the target can't be imported or called, or ends the program.
         """
         entry = self.entry(kind, name)
         registry = _fenced_registry(kind)
         key = f"{entry.distribution}/{entry.name}"
         registry.register_module(name=key, module=resolve(entry, "target", entry.target), force=True)
-        return registry.get(key)(*args)
+        try:
+            return registry.get(key)(*args)
+        except SystemExit as ended:  # else the command would end with the plugin's code, and silently
+            raise PluginError(
+                f"{entry.distribution} {entry.version} ended the program ({ended!r}) when {kind.removesuffix('s')} "
+                f"`{entry.name}` was built",
+                f"update or reinstall {entry.distribution}",
+            ) from ended
 
 
 def resolve(entry: Entry, role: str, target: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from stdet.artifacts import ModelFile, remove_leftovers, write_json
+from stdet.artifacts import ModelFile, check_room, remove_leftovers, write_json
 from stdet.engine.callbacks import Callback
 from stdet.engine.checkpoint import deterministic, read_checkpoint, seed_everything, spec_of
 from stdet.engine.resume import facts_of
@@ -28,6 +28,10 @@ from stdet.stages.resume import checkpoint_to_resume
 from stdet.stages.run import Run
 from stdet.stages.scoring import score
 
+COPIES = 12
+"""Of the weights, in the checkpoints of a training: latest, best and the one being written, each with live weights, averaged
+ones and two moments."""
+
 
 def train(run: Run) -> None:
     """Train, leave checkpoints, curves and `history.json`; the run's model becomes the best checkpoint."""
@@ -41,6 +45,8 @@ def train(run: Run) -> None:
     foresee(run, spec, train_set)
     detector = builder.detector(spec)
     detector.use_training_options(config.options.training)
+    if is_main():
+        check_room(run.models, COPIES * sum(weight.nbytes for weight in detector.state_dict().values()))
     device = builder.device()
     detector.to(device)
     if config.training.sync_batch_norm:
