@@ -313,7 +313,7 @@ def test_a_wrong_option_is_a_users_mistake_told_like_any_other(arguments: list[s
     assert document(done)["error"]["message"]
 
 
-@pytest.mark.parametrize("group", ["", "config", "data", "plugins"])
+@pytest.mark.parametrize("group", ["", "config", "data", "plugins", "runs"])
 def test_no_line_of_a_group_s_help_is_cut_off(group: str) -> None:
     commands = stdet(*group.split(), "--help", env={"COLUMNS": "80"}).stdout.partition("Commands:")[2]
     assert commands

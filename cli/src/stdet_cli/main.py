@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stdet.errors import ConfigError
-from stdet_cli import completion, data, plugins
+from stdet_cli import completion, data, plugins, runs
 from stdet_cli.session import session
 
 DEMO = Path(__file__).with_name("demo.yaml")
@@ -48,6 +48,7 @@ config_app = typer.Typer(help="Check, show and explain config files.", no_args_i
 app.add_typer(config_app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(runs.app, name="runs")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file")]
 ModelOrConfig = Annotated[

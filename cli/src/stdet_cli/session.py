@@ -89,15 +89,16 @@ class Session:
         else:
             sys.stdout.write(printable(text))
 
-    def result(self, result: RunResult) -> None:
-        """The outcome of a run."""
+    def result(self, result: RunResult, *, wrote: bool = True) -> None:
+        """The outcome of a run; `wrote` says whether it left anything in its folder."""
         self.close()
         if self._as_json:
             self.document(result.document)
         elif self._main:
             for table in result.tables:
                 self.table(table.title, table.columns, table.rows)
-            sys.stdout.write(printable(f"everything is in {result.run_dir}\n"))
+            if wrote:
+                sys.stdout.write(printable(f"everything is in {result.run_dir}\n"))
         if result.failed:
             sys.exit(2)
 

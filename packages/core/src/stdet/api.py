@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from stdet.artifacts import ModelFile, cache_folder, is_model, is_onnx, write_json, write_text
-from stdet.errors import ConfigError, PluginError, Rejected, StdetError
+from stdet.errors import ArtifactError, ConfigError, PluginError, Rejected, StdetError
 from stdet.extras import command, has, need
 from stdet.isolation import borrowed_home
 from stdet.plugins.choice import left_out, owner
@@ -542,6 +542,99 @@ def fit(config: Config, reporter: Reporter, latency_ms: float | None = None) -> 
     write_json(folder / "fit.json", document)
     write_text(folder / "bench.html", bench_page([c.report for c in (found.asked, *found.instead)]))
     return RunResult(folder, document, list(fit_tables(found)), failed=bool(found.asked.wrong))
+
+
+# --- runs that were --------------------------------------------------------------------------------------------------
+
+
+def list_runs(folder: Path) -> RunResult:
+    """The runs in a folder: scores, sizes, latency, drop; damaged ones as such.
+
+    Raises:
+        ArtifactError: there is no such folder.
+    """
+    from stdet.runs.overview import facts, list_table, runs_below
+
+    lines = [facts(found) for found in runs_below(folder)]
+    return RunResult(folder, {"format": "stdet.runs/1", "runs": lines}, [list_table(lines, folder)])
+
+
+def show_run(folder: Path) -> RunResult:
+    """What a run's record says.
+
+    Raises:
+        ArtifactError: no run's folder, or its record is damaged.
+    """
+    from stdet.runs.history import RunFolder
+    from stdet.runs.overview import show_tables
+    from stdet.runs.summary import summary
+
+    run = RunFolder.read(folder)
+    table = summary(run.document)
+    return RunResult(folder, run.document, [*show_tables(run), *([table] if table.rows else [])])
+
+
+def compare_runs(one: Path, other: Path) -> RunResult:
+    """What differs between two runs: config, data, versions, results.
+
+    Raises:
+        ArtifactError: one is no run's folder, or its record or config is damaged.
+    """
+    from stdet.runs.history import RunFolder
+    from stdet.runs.overview import difference_tables, differences
+
+    found = differences(RunFolder.read(one), RunFolder.read(other))
+    document = {"format": "stdet.runs_diff/1", "runs": [str(one), str(other)], **found}
+    return RunResult(other, document, list(difference_tables(found, (str(one), str(other)))))
+
+
+def verify_runs(folders: Sequence[Path]) -> RunResult:
+    """Hold every file that a finished stage left against its hash; `failed` when one is gone or another.
+
+    Args:
+        folders: runs, or folders of runs.
+
+    Raises:
+        ArtifactError: there is no such folder.
+    """
+    from stdet.runs.overview import runs_below
+    from stdet.structures import Table
+
+    lines = [
+        {
+            "run": str(found.folder),
+            "files": len(list(found.run.files())) if found.run else 0,
+            "faults": found.run.faults() if found.run else [found.state],
+        }
+        for folder in folders
+        for found in runs_below(folder)
+    ]
+    rows = [[str(line["run"]), str(line["files"]), "; ".join(line["faults"]) or "none"] for line in lines]  # type: ignore[arg-type]
+    failed = any(line["faults"] for line in lines)
+    document = {"format": "stdet.runs_verify/1", "runs": lines}
+    return RunResult(folders[0], document, [Table("hashes", ["run", "files", "faults"], rows)], failed)
+
+
+def prune_runs(folder: Path, *, delete: bool = False) -> RunResult:
+    """What of finished runs nothing needs any more; deleted only when asked to.
+
+    Raises:
+        ArtifactError: there is no such folder, or a file can't be deleted.
+    """
+    from stdet.runs.overview import prunable, runs_below
+    from stdet.structures import Table
+
+    paths = [path for found in runs_below(folder) if found.run for path in prunable(found.run)]
+    sizes = {str(path): path.stat().st_size for path in paths}
+    for path in paths if delete else ():
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ArtifactError(f"cannot delete {path}: {error.strerror or error}") from error
+    document = {"format": "stdet.runs_prune/1", "deleted": delete, "bytes": sum(sizes.values()), "files": sizes}
+    title = f"{sum(sizes.values()) / 2**20:.1f} MiB {'deleted' if delete else 'may go; --yes deletes them'}"
+    rows = [[name, f"{size / 2**20:.2f}"] for name, size in sizes.items()]
+    return RunResult(folder, document, [Table(title, ["file", "MiB"], rows)])
 
 
 # --- data tools --------------------------------------------------------------------------------------------------------
