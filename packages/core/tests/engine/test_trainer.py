@@ -654,6 +654,18 @@ def test_memory_that_holds_no_image_is_the_users_to_mend(tmp_path: Path, monkeyp
     assert "batch_size" in caught.value.hint
 
 
+class NormOfOne(TinyDetector):
+    def forward(self, images: Tensor) -> Any:
+        nn.functional.batch_norm(images.mean((2, 3), keepdim=True), None, None, training=True)
+        return super().forward(images)
+
+
+def test_batch_norm_of_a_single_value_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="single image") as caught:
+        make_trainer(tmp_path, make_detector=NormOfOne, batch_size=1).fit()
+    assert "batch_size" in caught.value.hint
+
+
 def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
     class Broken(TinyDetector):
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -53,7 +53,8 @@ class Gradients:
             Their mean losses, scalars on the device.
 
         Raises:
-            ModelError: memory doesn't hold a single image; or, of several processes, a batch of this one.
+            ModelError: memory doesn't hold a single image; or, of several processes, a batch of this one. Or batch
+                normalization has a single value to learn from.
         """
         while (losses := self._attempt(group, augmentation_closed)) is None:
             self._halve(max(len(batch.images) for batch in group))
@@ -77,6 +78,13 @@ class Gradients:
             if not is_out_of_memory(error):
                 raise
             return None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ModelError(
+                "batch normalization can't train on a single image where the feature map is 1 x 1",
+                "set training.batch_size to 2 or more, or a larger model.input_shape",
+            ) from error
         return means
 
     def _prepare(self, images: Tensor) -> Tensor:
