@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,14 +69,28 @@ def _nms(boxes: Tensor, scores: Tensor, nms_iou: float, limit: int | None) -> Te
     Weaker boxes never suppress stronger ones, so the best few hundred decide alone as long as `limit` of them remain:
     on thousands of priors that all score a little, most of the time.
     """
-    from torchvision.ops import nms  # brings torch's compiler: 160 MiB and 2 s that quantizing alone needn't spend
-
+    nms = _suppression()
     window = len(boxes) if limit is None else 4 * limit
     while True:
         kept = nms(boxes[:window], scores[:window], nms_iou)[:limit]
         if len(kept) == limit or window >= len(boxes):
             return kept
         window *= 4
+
+
+@functools.cache
+def _suppression() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """torchvision's operator without its package, which brings torch's compiler: 160 MiB and more than 2 s."""
+    package = importlib.util.find_spec("torchvision")
+    assert package is not None  # a dependency
+    assert package.origin is not None
+    libraries = [*Path(package.origin).parent.glob("_C*.so")]  # _C.so, later _C_stable.so
+    for library in libraries:
+        torch.ops.load_library(library)
+    if not libraries:  # Windows, and builds that keep it elsewhere
+        importlib.import_module("torchvision")
+    operator: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms
+    return operator
 
 
 def detect(predictor: Predictor, image: np.ndarray, preprocess: Preprocess, thresholds: Thresholds) -> Detections:
