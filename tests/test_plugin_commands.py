@@ -158,3 +158,31 @@ def test_a_file_that_is_no_plugin_is_a_mistake(
     done = stdet(tmp_path / "elsewhere", "plugins", *words)
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+
+
+RATE = "    def learning_rate(self, step, base_lr): return {}['oops']\n"
+NOTES = "class Keys(ScheduleOptions):\n    def notes(self, epochs): raise KeyError('oops')\n"
+RAISES = {
+    "a factory": "class Half(Scheduler):\n    def __init__(self, *_): raise KeyError('oops')\n" + RATE,
+    "a rate": "class Half(Scheduler):\n    def __init__(self, *_): ...\n" + RATE,
+    "notes": "class Half(Scheduler):\n"
+    + RATE
+    + "class Keys(ScheduleOptions):\n    def notes(self, epochs): raise KeyError('oops')\n",
+}
+
+
+@pytest.mark.parametrize("which", RAISES)
+def test_an_error_in_a_plugins_code_names_the_plugin_beside_the_traceback(tmp_path: Path, which: str) -> None:
+    imports = "from stdet.interfaces.scheduler import Scheduler, ScheduleOptions\n"
+    options = ", options='acme_raises:Keys'" if which == "notes" else ""
+    call = f"register('half', 'acme_raises:Half', 's'{options})\n"
+    site(tmp_path, "acme-raises", HEAD + imports + RAISES[which] + HOOK + call)
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "operation_mode: training\nmodel: {model_name: st_yolodv2milli_actrelu_pt, input_shape: [3, 96, 96]}\n"
+        "dataset: {dataset_name: synthetic, class_names: [disc]}\ntraining: {epochs: 2, scheduler: half}\n"
+    )
+    done = stdet(tmp_path, "config", "plot-schedule", str(config), "-o", str(tmp_path / "s.png"))
+    assert done.returncode == 1
+    assert "KeyError: 'oops'" in done.stderr
+    assert "this is a bug in acme-raises 1.0, a plugin that is not stdet's" in done.stderr

@@ -192,10 +192,16 @@ def session(as_json: bool = False, verbose: bool = False) -> Iterator[Session]:
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         ui.silence()
         sys.exit(141)
-    except Exception:
+    except Exception as error:
+        from stdet import api
+
         ui.close()
+        plugin = api.blamed_plugin(error)
+        whose = f"{plugin}, a plugin that is not stdet's" if plugin else "stdet"
         sys.stderr.write(printable(traceback.format_exc()))
-        sys.stderr.write("this is a bug in stdet: please report it with the traceback above and the config\n")
+        sys.stderr.write(f"this is a bug in {whose}: please report it with the traceback above and the config\n")
         if as_json:
-            ui.document({"error": {"message": traceback.format_exc(limit=1), "hint": "a bug", "problems": []}})
+            ui.document(
+                {"error": {"message": traceback.format_exc(limit=1), "hint": f"a bug in {whose}", "problems": []}}
+            )
         sys.exit(1)

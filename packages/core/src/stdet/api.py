@@ -71,6 +71,13 @@ def take_plugin_files(arguments: Sequence[str]) -> list[str]:
     return take_option(arguments)
 
 
+def blamed_plugin(error: BaseException) -> str:
+    """The plugin whose code raised an error that nobody foresaw, with its version; empty where it is ours."""
+    from stdet.plugins.blame import blamed
+
+    return blamed(error)
+
+
 def registered_by(name: str) -> list[Entry]:
     """What the plugin called `name`, by entry point or distribution, registers.
 

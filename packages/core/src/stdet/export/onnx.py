@@ -51,7 +51,12 @@ class ExportReport:
 
 
 def export_onnx(
-    detector: Detector, path: Path, *, opset: int = OPSET, provenance: dict[str, Any] | None = None
+    detector: Detector,
+    path: Path,
+    *,
+    opset: int = OPSET,
+    provenance: dict[str, Any] | None = None,
+    made_with: dict[str, str] | None = None,
 ) -> ExportReport:
     """Write `detector` to `path` with batch 1 and the input size of its spec; the detector itself isn't changed.
 
@@ -59,6 +64,7 @@ def export_onnx(
 
     Args:
         provenance: what the weights came from; versions are added.
+        made_with: further distributions that took part, with their versions: whose the detector is.
 
     Raises:
         ExportError: the graph computes something else than torch, or can't be written.
@@ -84,8 +90,8 @@ def export_onnx(
         )
     model = simplify(buffer.getvalue())
     onnx.checker.check_model(model, full_check=True)
-    made_with = {name: version(name) for name in ("stdet-core", "torch", "onnx")}
-    write_metadata(model, spec, {"made_with": made_with, **(provenance or {})})
+    versions = {name: version(name) for name in ("stdet-core", "torch", "onnx")} | (made_with or {})
+    write_metadata(model, spec, {"made_with": versions, **(provenance or {})})
     deviation = check_parity(wrapper, model, spec.preprocess)
     write_bytes(path, lambda file: file.write(model.SerializeToString(deterministic=True)))
     outputs = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}

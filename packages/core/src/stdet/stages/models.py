@@ -94,7 +94,8 @@ def export_checkpoint(run: Run, checkpoint: ModelFile | None) -> ModelFile:
     provenance = {}
     if checkpoint is not None:
         provenance = {"checkpoint": checkpoint.path.name, "checkpoint_sha256": sha256_file(checkpoint.path)}
-    report = export_onnx(detector, path, provenance=provenance)
+    owner = run.builder.catalogue.entry("models", detector.spec.model_name)
+    report = export_onnx(detector, path, provenance=provenance, made_with={owner.distribution: owner.version})
     exported = run.model = run.float_onnx = ModelFile(path, "float")
     run.record.add(Exported(exported, report))
     return exported
