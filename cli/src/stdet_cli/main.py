@@ -232,7 +232,7 @@ def predict(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw detections on the images of a folder."""
+    """Detect in images, a folder, a video, or before a camera."""
     given = list(source or ())
     named = bool(given) and ("=" not in given[0] or Path(given[0]).exists())
     keys = {"dataset.prediction_path": given.pop(0) if named else None}

@@ -265,4 +265,5 @@ def absent_files(config: Config) -> list[tuple[str, Path]]:
     found.append(("model.model_path", config.model.model_path))
     resume = config.training.resume_training_from
     found.append(("training.resume_training_from", resume if isinstance(resume, Path) else None))
-    return [(key, path) for key, path in found if path is not None and not path.exists()]
+    absent = [(key, path) for key, path in found if path is not None and not path.exists()]
+    return [(key, path) for key, path in absent if key != "dataset.prediction_path" or not path.as_posix().isdecimal()]

@@ -22,6 +22,11 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _as_text(value: object) -> object:
+    """The number of a camera as it stands in a path."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Section(Options):
     """Base of all sections that are core's own; those that a deploy target extends are in `stdet.interfaces.target`."""
 
@@ -86,7 +91,9 @@ class Dataset(Section):
     test_images_path: Path | None = Field(None, description="folder of the test images; default: validation is used")
     test_annotations_path: Path | None = Field(None, description="their annotations")
     test_split: Path | tuple[Path, ...] | None = Field(None, description="test image names")
-    prediction_path: Path | None = Field(None, description="folder of images to predict on")
+    prediction_path: Annotated[Path, BeforeValidator(_as_text)] | None = Field(
+        None, description="what to predict on: a folder of images, an image, a video, or the number of a camera"
+    )
     quantization_path: Path | None = Field(None, description="folder of calibration images; default: training images")
     quantization_split: float | None = Field(None, gt=0, le=1, description="share of them to use; default: all")
     seed: int = Field(123, ge=0, description="of shuffling, augmentation and the calibration draw")

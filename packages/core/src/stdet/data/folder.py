@@ -33,13 +33,16 @@ class ImageFolder(DetectionDataset):
         """Raises:
         DataError: no such folder, or a file in it is not a readable image.
         """
-        folder = required_folder(request.images_path, f"{request.split}_path")
+        one = request.images_path if request.split == "prediction" else None
+        alone = [one] if one is not None and one.is_file() else None
+        folder = required_folder(request.images_path, f"{request.split}_path") if alone is None else None
         complaints = Complaints(request)
         self.class_names = request.class_names or ()
         self._keep_alpha = request.keep_alpha
         self._images: list[tuple[Path, tuple[int, int]]] = []
         measure = verify_image if complaints.skip else image_size
-        for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES) if folder else []
+        for path in alone or inside:
             try:
                 self._images.append((path, measure(path)))
             except DataError as error:

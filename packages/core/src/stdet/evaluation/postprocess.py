@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stdet.data.preprocess import normalize, prepare
+from stdet.data.preprocess import Geometry, normalize, prepare
 from stdet.evaluation.predictors import Predictor
 from stdet.interfaces.detector import Candidates
 from stdet.structures import Detections, Preprocess, Thresholds
@@ -97,7 +97,11 @@ def detect(predictor: Predictor, image: np.ndarray, preprocess: Preprocess, thre
     """Detections in one uint8 (H, W, 3) RGB image, clipped to it, in its pixels."""
     pixels, geometry = prepare(image, preprocess)
     candidates = predictor(normalize(torch.from_numpy(pixels)[None], preprocess))
-    found = select(candidates, thresholds)[0]
+    return in_image(select(candidates, thresholds)[0], geometry, image)
+
+
+def in_image(found: Detections, geometry: Geometry, image: np.ndarray) -> Detections:
+    """Detections in pixels of the network's input as such in the image (H, W, C) that it was made of, clipped to it."""
     height, width = image.shape[:2]
     boxes = geometry.to_image(found.boxes)
     return Detections(np.clip(boxes, 0, [width, height, width, height]).astype(np.float32), found.scores, found.labels)

@@ -71,6 +71,10 @@ class Prediction(Options):
     """Base of a target's `prediction` section."""
 
     target: str = Field(HOST, description="where the model runs: here in onnxruntime, or a place that the board names")
+    outputs: tuple[Literal["pictures", "json", "coco", "csv", "jsonl"], ...] = Field(
+        ("pictures", "json"), description="what is written of the detections; pictures of a video are a video"
+    )
+    max_frames: int | None = Field(None, gt=0, description="look at so many images or frames at most; default: all")
 
 
 class Tools(Options):
