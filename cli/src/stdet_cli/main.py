@@ -347,7 +347,10 @@ def config_convert(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a config of ST's model zoo as one of ours, a comment at each change; exit code 2 when more is to mend."""
+    """Write a config of ST's model zoo as one of ours.
+
+    There is a comment at each change. Exit code 2 when something is left for you to mend.
+    """
     with session(as_json) as ui:
         from stdet import api
 
