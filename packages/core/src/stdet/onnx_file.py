@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,24 +202,36 @@ def _counted(model: ModelProto, path: Path) -> int:
     return sum(size(node) for node in _all_nodes(model.graph))
 
 
-def _refuse_circles(graph: GraphProto, path: Path) -> None:
-    """Each node must come after what it reads at some order: else shape inference and aliases never end."""
-    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    missing = [{makers[name] for name in node.input if name in makers} for node in graph.node]
+def computing_order(nodes: Sequence[NodeProto]) -> tuple[list[int], int | None]:
+    """Indices of the nodes, each after what it reads; the present order decides where it can.
+
+    Returns:
+        The order, and the first node that has no place in it since it reads in a circle; None when all have one.
+    """
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    missing = [{makers[name] for name in node.input if name in makers} for node in nodes]
     readers: list[list[int]] = [[] for _ in missing]
     for index, before in enumerate(missing):
         for other in before:
             readers[other].append(index)
     ready = [index for index, before in enumerate(missing) if not before]
-    for index in ready:  # grows while it is walked
+    order: list[int] = []
+    while ready:
+        order.append(index := heapq.heappop(ready))
         for reader in readers[index]:
             missing[reader].discard(index)
             if not missing[reader]:
-                ready.append(reader)
-    if len(ready) < len(missing):
-        left = graph.node[next(index for index, before in enumerate(missing) if before)]
-        name = left.name or left.output[0]
-        raise ArtifactError(f"{path} runs in a circle at {left.op_type} `{name}`, so it can't be computed", _HINT)
+                heapq.heappush(ready, reader)
+    return order, next((index for index, before in enumerate(missing) if before), None)
+
+
+def _refuse_circles(graph: GraphProto, path: Path) -> None:
+    """Each node must come after what it reads at some order: else shape inference and aliases never end."""
+    _, left = computing_order(graph.node)
+    if left is not None:
+        node = graph.node[left]
+        name = node.name or node.output[0]
+        raise ArtifactError(f"{path} runs in a circle at {node.op_type} `{name}`, so it can't be computed", _HINT)
 
 
 def _refuse_giants(model: ModelProto, path: Path) -> None:

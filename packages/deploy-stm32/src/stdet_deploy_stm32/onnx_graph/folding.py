@@ -15,6 +15,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from onnx.reference import ReferenceEvaluator
 
 from stdet.errors import ModelError
+from stdet.onnx_file import computing_order
 
 VALUE_LIMIT = 4096
 """Elements; larger constants are weights, of which only shape and type are kept."""
@@ -114,36 +115,20 @@ def in_order(nodes: list[NodeProto], known: set[str]) -> list[NodeProto]:
     Raises:
         ModelError: a cycle, or a tensor that two nodes write or that nothing writes.
     """
-    writer: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for name in filter(None, node.output):
-            if name in writer or name in known:
-                raise ModelError(f"tensor `{name}` is written twice, the second time by node `{_name(node)}`")
-            writer[name] = index
+    written: set[str] = set()
     for node in nodes:
-        missing = next((name for name in node.input if name and name not in writer and name not in known), None)
+        for name in filter(None, node.output):
+            if name in written or name in known:
+                raise ModelError(f"tensor `{name}` is written twice, the second time by node `{_name(node)}`")
+            written.add(name)
+    for node in nodes:
+        missing = next((name for name in node.input if name and name not in written and name not in known), None)
         if missing:
             raise ModelError(f"node `{_name(node)}` reads `{missing}`, which nothing writes")
-    order: list[NodeProto] = []
-    state = [0] * len(nodes)  # 0 not seen, 1 being visited, 2 done
-    for start in range(len(nodes)):
-        stack = [start]
-        while stack:
-            index = stack[-1]
-            if state[index] == 2:
-                stack.pop()
-                continue
-            state[index] = 1
-            before = [writer[n] for n in nodes[index].input if n in writer and state[writer[n]] != 2]
-            if any(state[i] == 1 for i in before):
-                raise ModelError(f"the graph has a cycle at node `{_name(nodes[index])}`")
-            if before:
-                stack.extend(reversed(before))
-            else:
-                state[index] = 2
-                order.append(nodes[index])
-                stack.pop()
-    return order
+    order, left = computing_order(nodes)
+    if left is not None:
+        raise ModelError(f"the graph has a cycle at node `{_name(nodes[left])}`")
+    return [nodes[index] for index in order]
 
 
 def unknown_operators(nodes: list[NodeProto]) -> dict[str, list[str]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from stdet.onnx_file import computing_order
 from stdet_deploy_stm32.onnx_graph.view import QDQ
 
 
@@ -108,22 +108,8 @@ def sort_nodes(model: ModelProto) -> None:
     Raises:
         ValueError: they can't be ordered.
     """
-    makers = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
-    missing = [{makers[name] for name in node.input if name in makers} for node in model.graph.node]
-    waiting: list[list[int]] = [[] for _ in missing]
-    for index, before in enumerate(missing):
-        for other in before:
-            waiting[other].append(index)
-    ready = [index for index, before in enumerate(missing) if not before]
-    order = []
-    while ready:
-        order.append(index := heapq.heappop(ready))
-        for other in waiting[index]:
-            missing[other].discard(index)
-            if not missing[other]:
-                heapq.heappush(ready, other)
-    if len(order) < len(missing):
-        left = min(set(range(len(missing))) - set(order))
+    order, left = computing_order(model.graph.node)
+    if left is not None:
         raise ValueError(f"the graph has a cycle at node {model.graph.node[left].name}")
     copies = [NodeProto.FromString(model.graph.node[index].SerializeToString()) for index in order]
     del model.graph.node[:]
