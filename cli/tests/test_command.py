@@ -284,7 +284,8 @@ def test_ctrl_c_leaves_a_checkpoint_that_auto_resumes(config: Path, tmp_path: Pa
     _, stderr = running.communicate(timeout=120)
     assert running.returncode == 130, stderr
     command = f"stdet run {tmp_path}/run/config.yaml training.resume_training_from={checkpoint}"
-    assert f"what is finished stays in {tmp_path}/run; go on with\n{command}\n" in stderr
+    assert f"go on with\nstdet run --resume {tmp_path}/run\n" in stderr
+    assert f"\n{command}\n" in stderr
     done = stdet("train", str(config), "training.resume_training_from=auto", "training.epochs=3", "--json")
     assert done.returncode == 0, done.stderr
     assert Path(document(done)["stages"]["train"]["best_checkpoint"]).parent.parent.name == "run_1"
