@@ -9,7 +9,6 @@ Needs `stdet-core[testing]`. The component is looked up by its registered name, 
 states in its docstring what is demanded and why, and a failure says what was expected and what was found.
 """
 
-from stdet.extras import need
 from stdet.testing.contract import BrokenContract, Contract
 from stdet.testing.dataset import DatasetContract
 from stdet.testing.model import ModelContract
@@ -17,8 +16,6 @@ from stdet.testing.scheduler import SchedulerContract
 from stdet.testing.simulated_cuda import simulated_cuda
 from stdet.testing.target import TargetContract
 from stdet.testing.transform import TransformContract
-
-need("pytest", "running contract tests")
 
 __all__ = [
     "BrokenContract",
