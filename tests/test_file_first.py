@@ -95,6 +95,7 @@ def test_each_option_of_a_command_is_one_config_key(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(api, "load_command", remember)
     for arguments in (
         ["evaluate", "m", "--images", "a b", "--annotations", "c", "--format", "voc", "general.global_seed=1"],
+        ["evaluate", "m", "--baseline", "b.json", "--min-ap", "0.5"],
         ["quantize", "m", "--images", "d", "--max-drop", "1"],
         ["predict", "m", "0", "general.global_seed=1"],
         ["predict", "m", "dataset.prediction_path=x"],
@@ -104,6 +105,7 @@ def test_each_option_of_a_command_is_one_config_key(monkeypatch: pytest.MonkeyPa
     evaluated = ['dataset.test_images_path="a b"', 'dataset.test_annotations_path="c"', 'dataset.dataset_name="voc"']
     assert given == [
         ("evaluation", ["general.global_seed=1", *evaluated]),
+        ("evaluation", ['evaluation.baseline="b.json"', 'evaluation.min_ap="0.5"']),
         ("quantization", ['dataset.quantization_path="d"', 'quantization.max_drop="1.0"']),
         ("prediction", ["general.global_seed=1", 'dataset.prediction_path="0"']),
         ("prediction", ["dataset.prediction_path=x"]),

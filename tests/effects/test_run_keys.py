@@ -15,6 +15,7 @@ from PIL import Image
 from stdet import api
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
+from stdet.errors import ArtifactError, Rejected
 from stdet.evaluation import by_pycocotools
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.reporter import SilentReporter
@@ -112,6 +113,35 @@ def test_the_scorer_of_the_config_scores_and_the_report_names_it(
         assert found[scorer]["scorer"] == scorer
     assert asked == [1]
     assert found["stdet"]["metrics"] == pytest.approx(found["pycocotools"]["metrics"], abs=1e-9)
+
+
+def test_an_ap_below_the_least_one_fails_and_leaves_all_files(made: Made, model: Path) -> None:
+    given = [f"model.model_path={model}", "dataset.num_images=8"]
+    folder, _ = run(made(*given, "evaluation.min_ap=0", mode="evaluation"))
+    assert "The worst images" in (folder / "report.html").read_text()
+    with pytest.raises(Rejected, match=r"evaluation\.min_ap is 0\.9") as told:
+        run(made(*given, "evaluation.min_ap=0.9", "postprocessing.plot_metrics=False", mode="evaluation"))
+    folder = told.value.result.run_dir
+    assert (folder / "reports" / "evaluate_float.json").is_file()
+    assert "The worst images" not in (folder / "report.html").read_text()
+
+
+def test_the_baseline_of_the_config_is_compared_with(made: Made, model: Path, tmp_path: Path) -> None:
+    given = [f"model.model_path={model}", "postprocessing.plot_metrics=False"]
+    folder, _ = run(made(*given, mode="evaluation"))
+    before = folder / "reports" / "evaluate_float.json"
+    result = api.run(made(*given, f"evaluation.baseline={before}", mode="evaluation").config, SilentReporter())
+    (table,) = (table for table in result.tables if "baseline" in table.title)
+    assert [row[3:] for row in table.rows if row[0] == "AP50"] == [["+0.00", "+0.00 to +0.00", "within chance"]]
+    assert "the baseline" in (result.run_dir / "report.html").read_text()
+    assert "draws" not in result.document["stages"]["evaluate_float"]
+    with pytest.raises(ArtifactError, match="other images"):
+        run(made(*given, f"evaluation.baseline={before}", "dataset.num_images=40", mode="evaluation"))
+    old = json.loads(before.read_text())
+    del old["draws"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    with pytest.raises(ArtifactError, match="how far chance goes"):
+        run(made(*given, f"evaluation.baseline={tmp_path / 'old.json'}", mode="evaluation"))
 
 
 POOL = {

@@ -186,12 +186,24 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="short for dataset.test_images_path=…")] = None,
     annotations: Annotated[Path | None, typer.Option(help="short for dataset.test_annotations_path=…")] = None,
     format_name: Annotated[str | None, typer.Option("--format", help="short for dataset.dataset_name=…")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="report of another run to compare with; short for evaluation.baseline=…")
+    ] = None,
+    min_ap: Annotated[
+        float | None, typer.Option(help="fail when AP, 0..1, is below; short for evaluation.min_ap=…")
+    ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Score a checkpoint or an ONNX file by COCO's rules. The ONNX may be float or int8."""
-    keys = {"test_images_path": images, "test_annotations_path": annotations, "dataset_name": format_name}
-    _work_on(what, overrides, {f"dataset.{key}": value for key, value in keys.items()}, "evaluation", as_json, verbose)
+    keys = {
+        "dataset.test_images_path": images,
+        "dataset.test_annotations_path": annotations,
+        "dataset.dataset_name": format_name,
+        "evaluation.baseline": baseline,
+        "evaluation.min_ap": min_ap,
+    }
+    _work_on(what, overrides, keys, "evaluation", as_json, verbose)
 
 
 @app.command()

@@ -116,5 +116,6 @@ def _class_matches(judge: COCOeval) -> list[ClassMatches]:
             for key in ("dtMatches", "dtIgnore")
         )
         image = np.concatenate([np.full(len(row["dtScores"][:limit]), i) for i, row in kept]) if kept else np.zeros(0)
-        found.append(ClassMatches(image.astype(np.int64)[order], matched & ~ignored, ~matched & ~ignored, objects))
+        image = image.astype(np.int64)[order]
+        found.append(ClassMatches(image, matched & ~ignored, ~matched & ~ignored, objects, score[order]))
     return found

@@ -27,12 +27,14 @@ class ClassMatches:
         image: int (D,), index of the image.
         true, false: bool (T, D), at each IoU threshold; neither where the detection doesn't count.
         objects: int (images,), how many there are to find.
+        score: float64 (D,), 0..1.
     """
 
     image: np.ndarray
     true: np.ndarray
     false: np.ndarray
     objects: np.ndarray
+    score: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,30 @@ def difference(
     Args:
         one, other: the same classes and images.
     """
+    better, worse = drawn(one, images, draws), drawn(other, images, draws)
+    found = {name: interval(100 * (better[name] - worse[name])) for name in better}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def drawn(matches: Sequence[ClassMatches], images: int, draws: int = DRAWS) -> dict[str, np.ndarray]:
+    """What each metric of `METRICS` is, 0..1, float64 (draws,), when images are drawn anew; empty below two images.
+
+    The draws are the same for every model, so that what two models score can be subtracted. NaN for a draw without objects.
+    """
     if images < _FEWEST:
         return {}
     rng = np.random.default_rng(0)
     weights = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(draws)])
-    better, worse = mean_precisions(one, weights), mean_precisions(other, weights)
-    lost = {name: 100 * (better[name] - worse[name]) for name in METRICS}
-    ends = 50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)
-    found = {}
-    for name, values in lost.items():
-        known = values[np.isfinite(values)]
-        if known.size:
-            low, high = np.percentile(known, ends)
-            found[name] = Interval(round(float(low), 3), round(float(high), 3), round(float(known.std()), 3))
-    return found
+    return mean_precisions(matches, weights)
+
+
+def interval(values: np.ndarray) -> Interval | None:
+    """What holds `LEVEL` of the draws' values, float64 (draws,), in points; None where all are NaN."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return None
+    low, high = np.percentile(known, (50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)))
+    return Interval(round(float(low), 3), round(float(high), 3), round(float(known.std()), 3))
 
 
 def mean_precisions(classes: Sequence[ClassMatches], weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -104,15 +116,14 @@ def _precisions(one: ClassMatches, weights: np.ndarray) -> np.ndarray:
 def _block(one: ClassMatches, weights: np.ndarray) -> np.ndarray:
     recalls = np.linspace(0, 1, 101)
     objects = weights @ one.objects
-    counted = weights[:, one.image].astype(np.float64)
-    found = np.zeros((len(weights), len(one.true)))
+    shown = objects > 0
+    counted = weights[shown][:, one.image].astype(np.float64)
+    found = np.full((len(weights), len(one.true)), np.nan)
     for t, (is_true, is_false) in enumerate(zip(one.true, one.false, strict=True)):
-        true, false = np.cumsum(counted * is_true, 1), np.cumsum(counted * is_false, 1)
+        at = np.flatnonzero(is_true)  # between them precision falls and recall stays
+        true, false = np.cumsum(counted[:, at], 1), np.cumsum(counted * is_false, 1)[:, at]
         precision = true / (true + false + np.spacing(1))
         best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-        for b in np.flatnonzero(objects):
-            at = np.searchsorted(true[b] / objects[b], recalls, side="left")
-            reached = at < true.shape[1]
-            found[b, t] = best[b, at[reached]].sum() / len(recalls)
-    found[objects == 0] = np.nan
+        reached = np.searchsorted(recalls, true / objects[shown, None], side="right")
+        found[shown, t] = (best * np.diff(reached, axis=1, prepend=0)).sum(1) / len(recalls)
     return found

@@ -59,6 +59,8 @@ class EvaluationReport:
         curves: precision at recall 0, 0.01, …, 1 by `AP50` and `AP75`, the mean over the classes, whose mean in turn is
             the metric of that name; for `plot_precision_recall`.
         scorer: who counted.
+        draws: by metric, what it is when images are drawn anew (`stdet.evaluation.chance.drawn`), 0..1, None for a draw
+            without objects: what a later report is compared with. Empty where nobody asked, and with one image.
     """
 
     metrics: dict[str, float | None]
@@ -72,6 +74,7 @@ class EvaluationReport:
     model: dict[str, str] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     scorer: Scorer = "stdet"
+    draws: dict[str, list[float | None]] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """The metrics that have a value."""
@@ -101,6 +104,9 @@ class EvaluationReport:
             raise ArtifactError(f"the evaluation report {path} is damaged: {error}") from error
 
 
+Look = Callable[[Mapping[int, Detections], list[ClassMatches]], None]
+
+
 def evaluate(
     predictor: Predictor,
     dataset: DetectionDataset,
@@ -114,6 +120,7 @@ def evaluate(
     progress: Callable[[int, int | None], None] | None = None,
     model: Mapping[str, str] | None = None,
     stop: Callable[[], bool] = never,
+    look: Look | None = None,
 ) -> EvaluationReport:
     """Run `predictor` over every image of `dataset`, images without boxes included, and score it.
 
@@ -124,6 +131,7 @@ def evaluate(
         iou_eval_thresh: IoU for one more average precision, reported as `AP@<t>` when COCO's numbers lack it.
         stop: whether to go no further.
         scorer: who counts, see `score`.
+        look: is shown all detections, by image index, and what they are by class; in the main process.
 
     Raises:
         Interrupted: `stop` says so.
@@ -136,7 +144,14 @@ def evaluate(
     loader = EvalLoader(dataset, preprocess, batch_size, num_workers, mine, stop)
     choose = chooser(thresholds)
     found = gathered(detections(lambda images: {"": predictor(images)}, loader, choose, progress)[""])
-    scored = from_main(lambda: score(dataset, found, iou_eval_thresh, scorer)._replace(matches=[]))
+
+    def judged() -> Score:
+        result = score(dataset, found, iou_eval_thresh, scorer)
+        if look:
+            look(found, result.matches)
+        return result._replace(matches=[])
+
+    scored = from_main(judged)
     return EvaluationReport(
         scored.metrics,
         scored.per_class,

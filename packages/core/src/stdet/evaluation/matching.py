@@ -189,15 +189,19 @@ def _overlaps(
     for a, b in pairwise(cuts):
         detection = np.repeat(np.arange(a, b), (end - start)[a:b])
         target = start[detection] + _places(detection)
-        iou = _iou(found.box[detection], objects.box[target], crowd[target])
+        iou = overlap(found.box[detection], objects.box[target], crowd[target])
         near = iou >= least
         kept.append((detection[near], target[near], iou[near]))
     detection, target, iou = (np.concatenate(part) for part in zip(*kept, strict=True))
     return detection, target, iou
 
 
-def _iou(one: np.ndarray, other: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Of pairs of boxes; where `other` is a crowd, the share of `one` that lies inside."""
+def overlap(one: np.ndarray, other: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """IoU (N,) of pairs of boxes, float64 (N, 4), x, y, width, height.
+
+    Args:
+        crowd: bool (N,): where `other` is one, the share of `one` that lies inside counts instead.
+    """
     sides = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
     both = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)
     area = one[:, 2] * one[:, 3]

@@ -53,9 +53,9 @@ def judge(dataset: DetectionDataset, found: Mapping[int, Detections], thresholds
             right, wrong = matched.right[a][:, order], matched.wrong[a][:, order]
             if a == 0:
                 images = np.bincount(objects.image[matched.objects[0]], minlength=len(dataset))
-                matches.append(ClassMatches(one.image, right, wrong, images))
+                matches.append(ClassMatches(one.image, right, wrong, images, one.score))
             if counted:
-                curves = _precision(right, wrong, counted)
+                curves = precision_at_recalls(right, wrong, counted)
                 average[:, k, a] = curves.mean(1)
                 recall[:, k, a] = np.stack([(right & (one.rank < m)).sum(1) for m in LIMITS], 1) / counted
                 if a == 0:
@@ -63,7 +63,7 @@ def judge(dataset: DetectionDataset, found: Mapping[int, Detections], thresholds
     return Judgement(average, precision, recall, matches)
 
 
-def _precision(right: np.ndarray, wrong: np.ndarray, objects: int) -> np.ndarray:
+def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, objects: int) -> np.ndarray:
     """(T, 101): the best precision at each recall or beyond it; 0 where none reaches it.
 
     Args:

@@ -65,6 +65,10 @@ class Evaluation(Options):
     scorer: Scorer = Field(
         "stdet", description="who computes average precision: stdet, or pycocotools, slower; same numbers"
     )
+    baseline: Path | None = Field(
+        None, description="report of another run, reports/evaluate_….json: which differences are beyond chance"
+    )
+    min_ap: float | None = Field(None, ge=0, le=1, description="fail when AP, 0..1, is below; everything is written")
 
 
 class Prediction(Options):

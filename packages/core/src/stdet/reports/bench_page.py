@@ -8,6 +8,7 @@ from typing import Any
 
 from stdet.interfaces.deploy import BenchReport
 from stdet.reports.bench_table import KIB, KINDS, bench_tables, latency_text, verdict
+from stdet.reports.page import table_html, whole_page
 from stdet.structures import Table
 
 WIDTH, HEIGHT = 900, 240
@@ -17,17 +18,6 @@ INSIDE, OUTSIDE, OTHER = "#3a6ea5", "#c0392b", "#7f8c8d"
 SLOWEST = 15
 """Layers in the picture of time."""
 
-_STYLE = """
-:root{color-scheme:light dark;--line:#8886}
-body{font:15px/1.45 system-ui,sans-serif;max-width:980px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2.2rem}h3{font-size:1rem}
-table{border-collapse:collapse;display:block;overflow-x:auto;font-size:.86rem}
-th,td{border-bottom:1px solid var(--line);padding:.25rem .6rem;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
-svg{width:100%;height:auto}text{font:12px system-ui,sans-serif;fill:currentColor}
-.bad{color:#c0392b;font-weight:600}.good{color:#2a7f62;font-weight:600}
-"""
-
 
 def bench_page(reports: Sequence[BenchReport], accuracy: Mapping[str, float] | None = None) -> str:
     """The page of some bench reports, as HTML.
@@ -35,27 +25,11 @@ def bench_page(reports: Sequence[BenchReport], accuracy: Mapping[str, float] | N
     Args:
         accuracy: score 0..1 by the SHA-256 of a model, as far as known; compared with latency and RAM.
     """
-    parts = ["<h1>What it costs</h1>", *(_table(table) for table in bench_tables(reports))]
+    parts = ["<h1>What it costs</h1>", *(table_html(table) for table in bench_tables(reports))]
     if len({report.sha256 for report in reports}) > 1:
         parts.append(_comparison(reports, accuracy or {}))
     parts += [_report(report) for report in reports if report.details.get("layers")]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><title>bench</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
-    return f"<h3>{escape(table.title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _cell(text: str) -> str:
-    kind = {"fits": ' class="good"', "DOES NOT FIT": ' class="bad"'}.get(text, "")
-    number = ' class="n"' if text.replace(".", "").isdigit() else ""
-    return f"<td{kind or number}>{escape(text)}</td>"
+    return whole_page("bench", "".join(parts))
 
 
 def _report(report: BenchReport) -> str:
@@ -173,7 +147,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
         ]
         for layer in layers
     ]
-    return f"<details><summary>all {len(layers)} layers</summary>{_table(Table('layers', head, rows))}</details>"
+    return f"<details><summary>all {len(layers)} layers</summary>{table_html(Table('layers', head, rows))}</details>"
 
 
 def _comparison(reports: Sequence[BenchReport], accuracy: Mapping[str, float]) -> str:

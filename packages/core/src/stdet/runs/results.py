@@ -151,7 +151,9 @@ class Evaluated(StageResult):
     def to_dict(self) -> dict[str, Any]:
         pictures = {"picture": self.picture, "precision_recall": self.precision_recall}
         files = {name: None if path is None else str(path) for name, path in pictures.items()}
-        return self.report.to_dict() | {"split": self.split} | files
+        document = self.report.to_dict() | {"split": self.split} | files
+        del document["draws"]  # long, and of use in the report's own file only
+        return document
 
 
 @dataclass(frozen=True)

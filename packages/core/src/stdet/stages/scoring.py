@@ -23,6 +23,7 @@ def score(
     source: ModelFile | None = None,
     place: str = HOST,
     stop: Callable[[], bool] = never,
+    look: coco.Look | None = None,
 ) -> coco.EvaluationReport:
     """`coco.evaluate` with the thresholds and batches of the config.
 
@@ -31,6 +32,7 @@ def score(
         source: the model file, for the report.
         place: where it runs, for the report.
         stop: whether to go no further.
+        look: is shown the detections, see `coco.evaluate`.
     """
     config = run.builder.config
     about = {"file": source.path.name, "sha256": sha256_file(source.path)} if source else {}
@@ -48,4 +50,5 @@ def score(
         progress=lambda done, total: run.reporter.progress(f"evaluate ({label})", done, total),
         model=about,
         stop=stop,
+        look=look,
     )
