@@ -14,7 +14,7 @@ from stdet.errors import ModelError
 from stdet.interfaces.detector import Detector, Targets
 from stdet.interfaces.reporter import Reporter
 from stdet.nn.distributed import without_averaging, world_size
-from stdet.nn.memory import give_back_memory, is_out_of_memory
+from stdet.nn.memory import give_back_memory, is_out_of_memory, to_device
 from stdet.nn.precision import Precision
 
 
@@ -70,7 +70,7 @@ class Gradients:
                 with nullcontext() if number == len(pieces) else without_averaging(self._network):
                     with self._precision.autocast():
                         raw = self._network(self._prepare(part.images))
-                    losses = self._detector.loss(raw, part.targets.to(self._device), augmentation_closed=closed)
+                    losses = self._detector.loss(raw, self._targets(part.targets), augmentation_closed=closed)
                     self._precision.scaler.scale(losses["total"] * share).backward()
                 for name, value in losses.items():
                     means[name] = means.get(name, 0.0) + value.detach() * share
@@ -88,8 +88,11 @@ class Gradients:
         return means
 
     def _prepare(self, images: Tensor) -> Tensor:
-        images = normalize(images.to(self._device, non_blocking=True), self._detector.spec.preprocess)
+        images = normalize(to_device(images, self._device), self._detector.spec.preprocess)
         return images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
+
+    def _targets(self, targets: Targets) -> Targets:
+        return Targets(to_device(targets.boxes, self._device), to_device(targets.labels, self._device))
 
     def _halve(self, images: int) -> None:
         self._network.zero_grad(set_to_none=True)
