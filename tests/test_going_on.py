@@ -40,3 +40,6 @@ def test_a_failed_chain_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch:
     assert result.run_dir == tmp_path / "my run_1"
     assert list(result.document["stages"]) == ["evaluate_float", "export", "quantize", "evaluate_int8"]
     assert result.document["stages"]["evaluate_int8"]["metrics"]["AP50"] is not None
+    page = (result.run_dir / "report.html").read_text()
+    assert "st_yolodv2milli_actrelu_pt, int8</h1>" in page
+    assert "against float" in page

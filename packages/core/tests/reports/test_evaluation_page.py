@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -76,3 +82,22 @@ def test_a_difference_is_beyond_chance_when_its_interval_lacks_zero(reach: Inter
     row = comparison_table(report(), other).rows[0]
     assert row == ["AP", "0.500", "0.450", "+5.00", str(reach) if reach else "–", verdict]
     assert verdict in evaluation_page("m", report(), findings(), {}, [other])
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_phone_scrolls_the_page_in_one_direction_only(tmp_path: Path) -> None:
+    done, jpeg = cv2.imencode(".jpg", np.zeros((320, 640, 3), np.uint8))
+    assert done
+    other = Compared("float", report(12), {"AP": Interval(-1.0, 9.0, 2.0)})
+    shown = [Picture("wide", jpeg.tobytes())]
+    page = evaluation_page("m", report(12), findings(12), {"AP": Interval(41.0, 59.0, 4.0)}, [other], shown)
+    look = "this.title=this.contentDocument.documentElement.scrollWidth+' '+this.contentDocument.images[0].naturalWidth"
+    frame = f'<iframe style="width:400px;height:800px;border:0" srcdoc="{escape(page)}" onload="{look}"></iframe>'
+    (tmp_path / "frame.html").write_text(frame)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    command = ["chromium", *options, (tmp_path / "frame.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    measured = re.search(r'title="(\d+) (\d+)"', dom)
+    assert measured
+    assert int(measured[1]) <= 400
+    assert int(measured[2]) == 640

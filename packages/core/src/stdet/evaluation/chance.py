@@ -16,7 +16,7 @@ LEVEL = 0.95
 METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
 """Which of COCO's ten IoU thresholds each metric takes."""
 _FEWEST = 2
-_BLOCK = 1 << 22  # elements of a block of draws by detections
+_BLOCK = 1 << 16  # elements of a block of draws by detections: it stays in the cache
 
 
 @dataclass(frozen=True)
