@@ -118,7 +118,6 @@ def set_plugin_disabled(name: str, off: bool) -> Path:
         ArtifactError: the list can't be read or written.
     """
     from stdet.plugins.choice import set_disabled
-    from stdet.plugins.loader import installed
 
     return set_disabled(name, off, installed([]))
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 from stdet.config.schema import SECTIONS
 from stdet.interfaces.family import Options
+from stdet.plugins.check import HEAVY
 from stdet.plugins.loader import load_plugins
 from stdet.registry import Catalogue, Entry
 
 PAGE = "docs/contracts.md"
 IMPORT_S = 60.0
 """How long a facts module may take to import in a process of its own, seconds."""
-_HEAVY = ("torch", "torchvision", "onnxruntime", "matplotlib")
 _PROBE = (
     "import importlib, sys; importlib.import_module(sys.argv[1]); print(*(m for m in sys.argv[2:] if m in sys.modules))"
 )
@@ -80,7 +80,7 @@ class Contract:
         if (target := self.facts_target()) is None:
             return
         module = target.partition(":")[0]
-        command = [sys.executable, "-c", _PROBE, module, *_HEAVY]
+        command = [sys.executable, "-c", _PROBE, module, *HEAVY]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_S, env=env)
         why = (done.stderr.strip().splitlines() or ["it ended the process"])[-1]
