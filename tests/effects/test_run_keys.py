@@ -15,6 +15,7 @@ from PIL import Image
 from stdet import api
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
+from stdet.config import absent_files
 from stdet.errors import ArtifactError, Rejected
 from stdet.evaluation import by_pycocotools
 from stdet.export.onnx import export_onnx
@@ -142,6 +143,14 @@ def test_the_baseline_of_the_config_is_compared_with(made: Made, model: Path, tm
     (tmp_path / "old.json").write_text(json.dumps(old))
     with pytest.raises(ArtifactError, match="how far chance goes"):
         run(made(*given, f"evaluation.baseline={tmp_path / 'old.json'}", mode="evaluation"))
+
+
+def test_a_baseline_that_can_not_be_compared_with_is_told_before_the_first_epoch(made: Made, tmp_path: Path) -> None:
+    given = made(f"evaluation.baseline={tmp_path / 'gone.json'}", mode="chain_tqe")
+    assert ("evaluation.baseline", tmp_path / "gone.json") in absent_files(given.config)
+    with pytest.raises(ArtifactError, match=r"gone\.json"):
+        run(given)
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 POOL = {
