@@ -16,7 +16,7 @@ from stdet import api
 from stdet.artifacts import ModelFile
 from stdet.build import Builder
 from stdet.config import absent_files
-from stdet.errors import ArtifactError, Rejected
+from stdet.errors import ArtifactError, Rejected, StdetError
 from stdet.evaluation import by_pycocotools
 from stdet.export.onnx import export_onnx
 from stdet.interfaces.reporter import SilentReporter
@@ -150,6 +150,17 @@ def test_a_baseline_that_can_not_be_compared_with_is_told_before_the_first_epoch
     assert ("evaluation.baseline", tmp_path / "gone.json") in absent_files(given.config)
     with pytest.raises(ArtifactError, match=r"gone\.json"):
         run(given)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize("key", ["memory_pool", "images"])
+def test_a_file_of_the_bench_that_is_missing_is_told_before_the_first_epoch(
+    made: Made, tmp_path: Path, key: str
+) -> None:
+    given = [f"benchmarking.{key}={tmp_path / 'gone'}"]
+    given += ["benchmarking.backends=[emulator]"] if key == "images" else []
+    with pytest.raises(StdetError, match="gone"):
+        run(made(*given, "quantization.random_calibration=1", mode="chain_tqeb"))
     assert not list(tmp_path.rglob("*.pth"))
 
 

@@ -21,7 +21,7 @@ from stdet.interfaces.deploy import (
 )
 from stdet.interfaces.target import TargetSections
 from stdet_deploy_stm32.bench.cloud import bench_cloud
-from stdet_deploy_stm32.bench.emulation import bench_emulator, machine_of
+from stdet_deploy_stm32.bench.emulation import bench_emulator, machine_of, open_folder
 from stdet_deploy_stm32.bench.emulator import check_tools
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
@@ -82,8 +82,10 @@ class Stm32Target(DeployTarget):
             return known[backend](model, progress)
 
     def check_tools(self, backends: Collection[str], places: Collection[str]) -> None:
-        """C code takes a translator and compilers; the emulator takes itself, and a board whose core it has; ST's tool has to
-        be there, and for its cloud a token."""
+        """C code takes a translator and compilers; the emulator takes itself, a board whose core it has, and the images that
+        the config names; ST's tool has to be there, and for its cloud a token."""
+        if "emulator" in backends and self.sections.benchmarking.images is not None:
+            open_folder(self.sections.benchmarking.images)
         if "c_host" in places or "emulator" in backends:
             check_tools(machine_of(self.board) if "emulator" in backends else None)
         section, _, _ = self._tools()

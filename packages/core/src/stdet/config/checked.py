@@ -264,6 +264,7 @@ def absent_files(config: Config) -> list[tuple[str, Path]]:
         found += [(f"dataset.{key}", path) for path in (value if isinstance(value, tuple) else (value,))]
     found.append(("model.model_path", config.model.model_path))
     found.append(("evaluation.baseline", config.evaluation.baseline))
+    found.append(("benchmarking.images", config.benchmarking.images))
     resume = config.training.resume_training_from
     found.append(("training.resume_training_from", resume if isinstance(resume, Path) else None))
     absent = [(key, path) for key, path in found if path is not None and not path.exists()]

@@ -270,7 +270,7 @@ class DeployTarget(ABC):
         """
 
     def check_tools(self, backends: Collection[str], places: Collection[str]) -> None:  # noqa: B027
-        """Whether what these need is installed: asked before a run begins. Default: they need nothing.
+        """Whether what these need is installed and there: asked before a run begins. Default: they need nothing.
 
         Args:
             backends: that `bench` will be called with.

@@ -114,6 +114,22 @@ def noise(tensor: Tensor, count: int) -> list[np.ndarray]:
     return [rng.integers(0, 128, tensor.shape).astype(tensor.dtype) for _ in range(count)]
 
 
+def open_folder(folder: Path, alpha: bool = False) -> ImageFolder:
+    """The images of `benchmarking.images`.
+
+    Raises:
+        DataError: the folder isn't there or has no image, or one can't be read.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"benchmarking.images: no folder at {folder}", "paths are relative to the folder you run stdet in"
+        )
+    found = ImageFolder(DatasetRequest("prediction", images_path=folder, keep_alpha=alpha))
+    if not len(found):
+        raise DataError(f"benchmarking.images: {folder} holds no image", "name a folder with images")
+    return found
+
+
 def photographs(model: Path, tensor: Tensor, folder: Path, count: int = IMAGES) -> list[np.ndarray]:
     """The first images of a folder as the network is fed them: in a tensor's shape and type.
 
@@ -126,14 +142,7 @@ def photographs(model: Path, tensor: Tensor, folder: Path, count: int = IMAGES) 
         raise ModelError(
             f"{model.name} doesn't say its preprocessing", "leave out benchmarking.images: noise is fed then"
         )
-    if not folder.is_dir():
-        raise DataError(
-            f"benchmarking.images: no folder at {folder}", "paths are relative to the folder you run stdet in"
-        )
-    alpha = spec.preprocess.color_mode == "rgba"
-    found = ImageFolder(DatasetRequest("prediction", images_path=folder, keep_alpha=alpha))
-    if not len(found):
-        raise DataError(f"benchmarking.images: {folder} holds no image", "name a folder with images")
+    found = open_folder(folder, spec.preprocess.color_mode == "rgba")
     pixels = (prepare(found.read_image(i), spec.preprocess)[0] for i in range(min(count, len(found))))
     return [tensor.quantize(normalize(p[None], spec.preprocess)) for p in pixels]
 
