@@ -7,25 +7,17 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from reporters import Notes
 
 from stdet import api
 from stdet.engine.checkpoint import FORMAT
 from stdet.errors import ConfigError
 from stdet.export.metadata import read_spec
-from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
 from stdet.structures import DetectorSpec
 
 CATALOGUE = load_plugins()[0]
 SSD = "ssdlite_mobilenetv3small_pt"
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 def spec_of(name: str = SSD, classes: tuple[str, ...] = ("a", "b"), size: int = 96) -> DetectorSpec:
@@ -46,7 +38,7 @@ def run(folder: Path, mode: str, text: str, *overrides: str) -> tuple[api.RunRes
     config, reporter = folder / "my.yaml", Notes()
     config.write_text(f"operation_mode: {mode}\n{text}")
     result = api.run(api.load_config(config, [*overrides, f"hydra.run.dir={folder / 'run'}"]), reporter)
-    return result, reporter.said
+    return result, reporter.notes
 
 
 def test_a_checkpoint_is_exported_at_the_size_that_the_config_names(tmp_path: Path, checkpoint: Path) -> None:

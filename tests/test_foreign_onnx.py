@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
+from reporters import Notes
 
 from stdet import api
 from stdet.errors import ArtifactError, ConfigError, ModelError, StdetError
@@ -40,14 +41,6 @@ hydra: {{ run: {{ dir: {folder}/run }} }}
 """
 node = helper.make_node
 Save = Callable[..., Path]
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture

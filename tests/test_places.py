@@ -15,10 +15,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from reporters import Notes
 
 from stdet import api
 from stdet.errors import ConfigError, ModelError, StdetError
-from stdet.interfaces.reporter import SilentReporter
 from stdet_deploy_stm32.bench import emulator
 
 SIZE = 32
@@ -32,14 +32,6 @@ postprocessing: {{ plot_metrics: False }}
 hydra: {{ run: {{ dir: {folder}/run }} }}
 """
 Run = Callable[..., tuple[dict[str, Any], list[str]]]
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture

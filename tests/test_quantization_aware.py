@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reporters import Notes
 
 from stdet import api
 from stdet.build import Builder
 from stdet.config import preprocess_of
 from stdet.data.preprocess import normalize, prepare
 from stdet.engine.checkpoint import read_checkpoint
-from stdet.interfaces.reporter import SilentReporter
 from stdet.nn.int8_training import Int8Simulation
 from stdet.plugins.loader import load_plugins
 from stdet.structures import DetectorSpec
@@ -32,14 +32,6 @@ hydra: {{ run: {{ dir: {out} }} }}
 
 
 FINE_TUNING = ("training.quantization_aware=Int8", "training.optimizer.AdamW.learning_rate=0.0002")
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def run(folder: Path, mode: str, model: str, *overrides: str) -> tuple[dict[str, Any], list[str]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from reporters import Notes
 
 from stdet import api
 from stdet.errors import StdetError
 from stdet.interfaces.published import published_weights
-from stdet.interfaces.reporter import SilentReporter
 from stdet.plugins.loader import load_plugins
 
 YAML = """\
@@ -29,23 +29,13 @@ training: {{ batch_size: 4, epochs: 1, device: cpu, optimizer: {{ SGD: {{ learni
 YOLOD, SSD = "st_yolodv2milli_actrelu_pt", "ssdlite_mobilenetv3small_pt"
 
 
-class Notes(SilentReporter):
-    """Keeps what a run says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
-
-
 def run(folder: Path, *overrides: str, model: str = YOLOD, pretrained: bool = False) -> tuple[api.RunResult, str]:
     """The result of a run, and its notes."""
     path = folder / "config.yaml"
     path.write_text(YAML.format(model=model, size=64 if model == YOLOD else 96, pretrained=pretrained))
     reporter = Notes()
     result = api.run(api.load_config(path, [f"hydra.run.dir={folder / 'run'}", *overrides]), reporter)
-    return result, "\n".join(reporter.lines)
+    return result, "\n".join(reporter.notes)
 
 
 def state_of(model: str, num_classes: int, seed: int) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from reporters import Notes
 
 from stdet import api
 from stdet.errors import ArtifactError, DataError, PluginError
@@ -18,14 +19,6 @@ from stdet.interfaces.reporter import SilentReporter
 
 SHARED = Path(os.environ.get("STDET_SHARED", Path(__file__).parents[3] / "shared"))
 QUIET = SilentReporter()
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def synth(folder: Path, to: str = "coco", *overrides: str) -> dict[str, Any]:
@@ -94,7 +87,7 @@ def test_real_photographs_go_round_without_loss(tmp_path: Path, set_: str) -> No
     first, last = (facts(opened(tmp_path / name / "dataset.yaml")) for name in ("there", "back"))
     assert first == last
     assert len(first) == result.document["splits"]["train"]["images"] > 40
-    assert any("areas of masks" in line for line in notes.lines) == (there == "voc")
+    assert any("areas of masks" in line for line in notes.notes) == (there == "voc")
 
 
 def test_generated_images_are_written_with_their_boxes(tmp_path: Path) -> None:
@@ -191,7 +184,7 @@ def test_faults_stop_or_are_left_out_as_the_config_says(tmp_path: Path) -> None:
     config = api.load_data_config(tmp_path / "all/dataset.yaml", ["dataset.on_bad_data=skip"])
     done = api.write_data(config, notes, tmp_path / "out", to="voc").document
     assert done["splits"]["train"]["boxes"] == boxes - 1
-    assert any("left out 1 boxes outside" in line for line in notes.lines)
+    assert any("left out 1 boxes outside" in line for line in notes.notes)
 
 
 def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path: Path) -> None:
@@ -251,7 +244,7 @@ def test_objects_of_other_classes_are_no_fault_but_told(tmp_path: Path) -> None:
     notes = Notes()
     config = api.load_data_config(tmp_path / "all/dataset.yaml", ["dataset.class_names=[disc]"])
     assert api.write_data(config, notes, tmp_path / "out", to="voc").document["class_names"] == ["disc"]
-    assert any("objects of other classes" in line and "class_names" in line for line in notes.lines)
+    assert any("objects of other classes" in line and "class_names" in line for line in notes.notes)
 
 
 def test_a_subset_is_what_the_guides_script_makes_by_hand(tmp_path: Path) -> None:

@@ -13,15 +13,6 @@ from stdet.modes import MODES
 from stdet.runs.results import Quantized, Trained
 from stdet.stages.run import Run
 
-ALONE = {
-    "export": "export",
-    "evaluate": "evaluation",
-    "quantize": "quantization",
-    "bench": "benchmarking",
-    "deploy": "deployment",
-}
-"""The mode that runs nothing but one stage."""
-
 
 @contextmanager
 def told_how_to_go_on(run: Run, left: Sequence[str]) -> Iterator[None]:
@@ -48,11 +39,16 @@ def commands_to_go_on(run: Run, left: Sequence[str]) -> list[str]:
     if not run.record.results:
         return []
     if quantized and not {"export", "quantize"} & set(left):
-        return [_mode(run, ALONE[name], quantized[-1].model.path) for name in dict.fromkeys(left)]
+        return [c for name in dict.fromkeys(left) for c in _ending(run, (name,), quantized[-1].model.path)]
     model = trained[-1].best.path if trained else run.builder.config.model.model_path
     rest = tuple(left[1:] if left[0] == "export" and len(left) > 1 else left)  # other stages export what they need
-    ending = [m for m in MODES.values() if not m.trains and m.stages[-len(rest) :] == rest]
-    return [_mode(run, min(ending, key=lambda m: len(m.stages)).name, model)] if ending else []
+    return _ending(run, rest, model)
+
+
+def _ending(run: Run, rest: tuple[str, ...], model: Path | None) -> list[str]:
+    """The command of the shortest mode that ends with the stages `rest`, without a training; none where there is no such."""
+    modes = [mode for mode in MODES.values() if not mode.trains and mode.stages[-len(rest) :] == rest]
+    return [_mode(run, min(modes, key=lambda mode: len(mode.stages)).name, model)] if modes else []
 
 
 def _mode(run: Run, mode: str, model: Path | None) -> str:
