@@ -240,6 +240,15 @@ def check_room(folder: Path, size: int) -> None:
                 file.write(bytes(size))
 
 
+def flat(document: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a nested JSON document by their dotted keys; lists are values."""
+    if not isinstance(document, dict):
+        return {prefix: document}
+    return {
+        k: v for key, item in document.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
 def cache_folder() -> Path:
     """Where stdet keeps what it can make again: `STDET_CACHE`, else `stdet` in `XDG_CACHE_HOME`, else in `~/.cache`.
 

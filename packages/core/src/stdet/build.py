@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stdet.artifacts import flat
 from stdet.config import Config, merge_preprocess, preprocess_of
 from stdet.data.loader import TrainLoader
 from stdet.data.source import DataSource
@@ -257,14 +258,4 @@ class Builder(DataSource):
 
 def flat_settings(config: Config) -> dict[str, Any]:
     """Every setting of a config as dotted key to value, for trackers."""
-    flat: dict[str, Any] = {}
-
-    def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                visit(f"{prefix}.{key}" if prefix else key, item)
-        elif value is not None:
-            flat[prefix] = value
-
-    visit("", config.document())
-    return flat
+    return {key: value for key, value in flat(config.document()).items() if value is not None}

@@ -14,7 +14,8 @@ InputType = Literal["uint8", "int8", "float32"]
 ChannelPosition = Literal["chlast", "chfirst"]
 
 
-def _upper(value: object) -> object:
+def upper(value: object) -> object:
+    """A text in capitals; the rest as it is. Before a key is checked whose letter case doesn't matter."""
     return value.upper() if isinstance(value, str) else value
 
 
@@ -73,7 +74,7 @@ class Stedgeai(Options):
 class HardwareSetup(target.HardwareSetup):
     """As the reference's deployments have it."""
 
-    serie: Annotated[str, BeforeValidator(_upper)] | None = Field(
+    serie: Annotated[str, BeforeValidator(upper)] | None = Field(
         None,
         pattern="^STM32[A-Z][A-Z0-9]{1,3}$",
         description="of the board, such as STM32N6: whose commands the README has",
@@ -98,7 +99,7 @@ class Deployment(target.Deployment):
     build_conf: str | None = Field(
         None, min_length=1, description="build configuration that the README names; default: hardware_setup.output"
     )
-    IDE: Annotated[Literal["GCC"], BeforeValidator(_upper)] | None = Field(
+    IDE: Annotated[Literal["GCC"], BeforeValidator(upper)] | None = Field(
         None, description="any C99 compiler will do; nothing follows, nothing is built"
     )
     verbosity: Literal[0, 1, 2] | None = Field(None, description="of the build; nothing follows, nothing is built")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from stdet.artifacts import LEFTOVER
+from stdet.artifacts import LEFTOVER, flat
 from stdet.errors import ArtifactError
 from stdet.runs.history import CONFIG, RECORD, RunFolder
 from stdet.runs.summary import KINDS
@@ -147,10 +147,10 @@ def differences(one: RunFolder, other: RunFolder) -> dict[str, dict[str, list[An
     """
     parts = {
         "config": (_config(one), _config(other)),
-        "data": (_flat(one.data), _flat(other.data)),
+        "data": (flat(one.data), flat(other.data)),
         "versions": (
-            _flat(one.starts[-1]["environment"]["versions"]),
-            _flat(other.starts[-1]["environment"]["versions"]),
+            flat(one.starts[-1]["environment"]["versions"]),
+            flat(other.starts[-1]["environment"]["versions"]),
         ),
         "results": (_results(one), _results(other)),
     }
@@ -174,7 +174,7 @@ def _config(run: RunFolder) -> dict[str, Any]:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ArtifactError(f"cannot read {path}: {error}") from error
-    return {key: value for key, value in _flat(found).items() if key != "hydra.run.dir"}
+    return {key: value for key, value in flat(found).items() if key != "hydra.run.dir"}
 
 
 def _results(run: RunFolder) -> dict[str, Any]:
@@ -184,14 +184,6 @@ def _results(run: RunFolder) -> dict[str, Any]:
         for key in ("latency_ms", "weights_bytes", "activations_bytes", "macc"):
             found[f"{report['form']}.{report['backend']}.{key}"] = report[key]
     return found | {f"{step['stage']}.files": len(step["files"]) for step in run.steps}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def _shown(value: Any) -> str:

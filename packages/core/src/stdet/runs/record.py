@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from stdet.artifacts import ModelFile, sha256_file, write_json
 from stdet.runs.environment import environment
-from stdet.runs.history import FORMAT, RunFolder
+from stdet.runs.history import FORMAT, RECORD, RunFolder
 from stdet.runs.results import Restored, StageResult
 from stdet.structures import Table
 
@@ -107,7 +107,7 @@ class RunRecord:
 
     def _write(self) -> None:
         if self.writes:
-            write_json(self.folder / "run.json", self.document())
+            write_json(self.folder / RECORD, self.document())
 
     def _model(self, model: ModelFile | None) -> dict[str, str] | None:
         return None if model is None else {"path": self._inside(model.path), "kind": model.kind}

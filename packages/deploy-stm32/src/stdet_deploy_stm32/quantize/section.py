@@ -11,10 +11,7 @@ from stdet.interfaces.family import Options
 from stdet_deploy_stm32.quantize import steps
 from stdet_deploy_stm32.quantize.settings import PLAIN
 from stdet_deploy_stm32.quantize.steps.step import Positive, Share
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
+from stdet_deploy_stm32.sections import upper
 
 
 class OnnxQuantParameters(Options):
@@ -51,7 +48,7 @@ class GeneralQuantization(target.Quantization):
     """The keys that are no step's. `Quantization` has the others, too."""
 
     quantizer: str = Field(PLAIN, description="onnxruntime's static quantizer")
-    quantization_type: Annotated[Literal["PTQ"], BeforeValidator(_upper)] = Field(
+    quantization_type: Annotated[Literal["PTQ"], BeforeValidator(upper)] = Field(
         "PTQ", description="post-training quantization"
     )
     quantization_input_type: Literal["float", "int8", "uint8"] = Field("float", description="type of the graph's input")
