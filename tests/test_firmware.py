@@ -167,7 +167,7 @@ def test_the_readme_leads_to_the_board_and_the_project_of_the_config(folder: Pat
 
     def readme(*keys: str) -> str:
         given = [f"deployment.{key}" for key in keys]
-        config = api.load_deployment(folder / "model.onnx", [*given, f"hydra.run.dir={tmp_path / 'run'}"])
+        config = api.load_command(folder / "model.onnx", [*given, f"hydra.run.dir={tmp_path / 'run'}"], "deployment")
         return (api.run(config, SilentReporter()).run_dir / "firmware" / "README.md").read_text()
 
     project = tmp_path / "my project"
@@ -207,6 +207,6 @@ def test_what_cannot_be_deployed_is_a_mistake_that_leaves_no_folder(folder: Path
     }
     for index, (model, reason) in enumerate(cases.items()):
         with pytest.raises(StdetError, match=reason) as caught:
-            api.run(api.load_command(model, [f"hydra.run.dir={tmp_path / str(index)}"]), SilentReporter())
+            api.run(api.load_command(model, [f"hydra.run.dir={tmp_path / str(index)}"], "deployment"), SilentReporter())
         assert caught.value.hint
         assert not list(tmp_path.glob(f"{index}/*firmware*"))

@@ -159,7 +159,8 @@ class TrainLoader:
         """
         if start_step >= len(self):
             return
-        if self._workers is None or self._next != (epoch, start_step):
+        planned = self._next == (epoch, start_step) and epoch < self._epochs  # nothing is made ahead of the last epoch
+        if self._workers is None or not planned:
             self.close()
             self._workers = Workers(self._samples, self._num_workers)
             self._tasks = self._tasks_from(epoch, start_step)
