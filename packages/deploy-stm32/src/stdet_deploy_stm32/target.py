@@ -20,13 +20,13 @@ from stdet.interfaces.deploy import (
     QuantizationResult,
 )
 from stdet.interfaces.target import TargetSections
-from stdet_deploy_stm32.bench.cloud import bench_cloud
+from stdet_deploy_stm32.bench.cloud import bench_cloud, job_of
 from stdet_deploy_stm32.bench.emulation import bench_emulator, machine_of, open_folder
 from stdet_deploy_stm32.bench.emulator import check_tools
 from stdet_deploy_stm32.bench.estimate import estimate
 from stdet_deploy_stm32.bench.host import bench_host
 from stdet_deploy_stm32.bench.places import PLACES
-from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai, check_place
+from stdet_deploy_stm32.bench.stedgeai import bench_stedgeai, check_keys
 from stdet_deploy_stm32.boards import Board, boards
 from stdet_deploy_stm32.firmware.folder import write_folder
 from stdet_deploy_stm32.firmware.readme import Destination
@@ -88,14 +88,15 @@ class Stm32Target(DeployTarget):
             open_folder(self.sections.benchmarking.images)
         if "c_host" in places or "emulator" in backends:
             check_tools(machine_of(self.board) if "emulator" in backends else None)
-        section, _, _ = self._tools()
+        section, memory_pool, _ = self._tools()
         if "stedgeai" in backends:
-            check_place(section or Stedgeai(), self.board)
+            check_keys(section or Stedgeai(), self.board, memory_pool)
         if "stedgeai" in backends or not set(places).isdisjoint(ai_runner.PLACES):
             find(section)
         if ai_runner.N6 in places and not self.board.npu and self.board.ram_kib is not None:
             raise StdetError(f"{ai_runner.N6} is an STM32N6, and {self.board.title} is none", "leave the board out")
         if "cloud" in backends:
+            job_of(self.board, section or Stedgeai(), memory_pool)
             find_token()
 
     def network(self, model: Path, place: str, folder: Path, section: str = "evaluation") -> PlacedNetwork:

@@ -259,6 +259,10 @@ def test_what_is_missing_is_told_before_a_run(tool: Any, tmp_path: Path) -> None
         check("stm32", tmp_path / "none", {"stedgeai_host"})
     with pytest.raises(StdetError, match="stedgeai_n6 is an STM32N6, and NUCLEO-F401RE is none"):
         check("nucleo-f401re", tool.program, {"stedgeai_n6"})
+    with pytest.raises(ConfigError, match=r"the profile file .*gone\.json can't be read"):
+        check("stm32n6570-dk", tool.program, set(), ("stedgeai",), profile=f"mine@{tmp_path / 'gone.json'}")
+    with pytest.raises(ConfigError, match="names of its own profiles only"):
+        check("stm32n6570-dk", tool.program, set(), ("cloud",), profile="mine@file.json")
     with pytest.raises(ConfigError, match="nothing emulates the NPU"):
         check("stm32n6570-dk", tool.program, set(), ("stedgeai",), validate_on="host")
     with pytest.raises(ToolFailure, match="token"):

@@ -54,7 +54,7 @@ def bench_cloud(
         version = cloud.version(section.version)
         name = cloud.check_board(board)
         journal.tell(f"version {version}, board {name}")
-        job = _job(board, section, memory_pool) | {"model": cloud.upload(path), "version": version}
+        job = job_of(board, section, memory_pool) | {"model": cloud.upload(path), "version": version}
         journal.tell(f"model {job['model']}")
         answer = cloud.run(name, job, section.timeout_s, journal.state)
         journal.answer(json.loads(cloud.service.hide(json.dumps(answer))))
@@ -64,7 +64,12 @@ def bench_cloud(
         raise
 
 
-def _job(board: Board, section: Stedgeai, memory_pool: Path | None) -> dict[str, Any]:
+def job_of(board: Board, section: Stedgeai, memory_pool: Path | None) -> dict[str, Any]:
+    """What the cloud is asked, but for the model.
+
+    Raises:
+        ConfigError: the memory pool can't be read, or the profile is a file, which the cloud has no place for.
+    """
     job: dict[str, Any] = {"target": series(board)}
     if board.npu:
         if section.profile and "@" in section.profile:

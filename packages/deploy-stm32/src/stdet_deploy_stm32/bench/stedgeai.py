@@ -40,7 +40,7 @@ def bench_stedgeai(
         ConfigError: the profile can't be had, or an NPU shall be emulated.
     """
     section = section or Stedgeai()
-    check_place(section, board)
+    check_keys(section, board, memory_pool)
     kept = new_folder((Path(tempfile.mkdtemp(prefix="stdet-logs-")) if logs is None else logs) / "stedgeai" / path.stem)
     tool = open_tool(section, kept / "version.log")
     steps = 2 if section.validate_on else 1
@@ -54,10 +54,13 @@ def bench_stedgeai(
         return job.result(report)
 
 
-def check_place(section: Stedgeai, board: Board) -> None:
+def check_keys(section: Stedgeai, board: Board, memory_pool: Path | None) -> None:
     """Raises:
-    ConfigError: the network shall be run where it can't.
+    ConfigError: the network shall be run where it can't, or the profile can't be had.
     """
+    if board.npu:
+        with tempfile.TemporaryDirectory() as scratch:
+            profile_argument(section.profile, memory_pool, Path(scratch))
     if section.validate_on == "host" and board.npu:
         raise ConfigError(
             f"tools.stedgeai.validate_on is host, and nothing emulates the NPU of {board.title}",
